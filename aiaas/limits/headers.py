@@ -32,14 +32,20 @@ def limit_headers(admission: AdmissionResult) -> LimitHeaders:
 
 def limit_lines(admission: AdmissionResult) -> bytes:
     """`limit_headers` as complete header lines."""
-    lines = b""
+    lines = ""
     decision = admission.requests
     if decision is not None:
-        lines = _REQUEST_LINES % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
+        lines = (
+            f"x-ratelimit-limit-requests: {decision.limit}\r\nx-ratelimit-remaining-requests: {decision.remaining}\r\n"
+            f"x-ratelimit-reset-requests: {go_duration(decision.reset_after)}\r\n"
+        )
     decision = admission.tokens
     if decision is not None:
-        lines += _TOKEN_LINES % (decision.limit, decision.remaining, go_duration(decision.reset_after).encode())
-    return lines
+        lines += (
+            f"x-ratelimit-limit-tokens: {decision.limit}\r\nx-ratelimit-remaining-tokens: {decision.remaining}\r\n"
+            f"x-ratelimit-reset-tokens: {go_duration(decision.reset_after)}\r\n"
+        )
+    return lines.encode()
 
 
 def retry_headers(decision: Decision) -> LimitHeaders:
@@ -90,9 +96,6 @@ def go_duration(seconds: float) -> str:
 
 _REQUESTS: Final = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
-
-_REQUEST_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _REQUESTS)
-_TOKEN_LINES: Final = b"%b: %%d\r\n%b: %%d\r\n%b: %%b\r\n" % tuple(name.encode() for name in _TOKENS)
 
 _USER: Final = "user_"  # before the code of a limit of a user
 _WHO: Final = {False: "this key", True: "a user of this key"}

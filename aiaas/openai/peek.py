@@ -93,12 +93,14 @@ def peek(body: bytes, path: str, *, session: bool = False) -> Peek:
     if not plain:
         _refuse_duplicates(body, fields, guarded or {})
     bound, bound_field = _output_bound(fields, path)
-    options = fields.stream_options
+    if few and plain and not session:
+        media, stream = media_url(body, path, escaped=False), fields.stream is True
+        return Peek(fields.model or None, stream, False, False, 1, 1, bound, bound_field, False, media, plain=True)
     return Peek(
         fields.model or None,
         fields.stream is True,
-        isinstance(options, _StreamOptions) and options.include_usage is True,
-        isinstance(options, _StreamOptions),
+        isinstance(fields.stream_options, _StreamOptions) and fields.stream_options.include_usage is True,
+        isinstance(fields.stream_options, _StreamOptions),
         _choices(fields) if path in paths.MANY_CHOICES else 1,
         _prompts(fields, guarded or {}, path) if path in paths.MANY_PROMPTS else 1,
         bound,

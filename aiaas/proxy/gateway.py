@@ -111,8 +111,7 @@ class Gateway:
         self._requests: dict[ClientConnection, Record] = {}
         self.examiner = Examiner(self._loop)
         self._ending = False  # the drain deadline has come
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._quiet: asyncio.Event | None = None  # set with the last request's end, while somebody waits for that
         self._new_id = RequestIds().new
         self.recent = LastRequests()
         self.incidents = Incidents(log, metrics, self._new_id)
@@ -161,7 +160,6 @@ class Gateway:
         First its status is known, then its price, then it is told.
         """
         self._requests[client] = record
-        self._quiet.clear()
         if (traces := self.traces.plan) is not None:
             record.trace = self.traces.begin(traces, request, client.peer, active.trusted)
         ticket = None
@@ -203,7 +201,7 @@ class Gateway:
     def _settle(self, ticket: Ticket) -> None:
         """Replace the reservation by what was used, on every way out."""
         record = ticket.record
-        streamed = self._rates.streamed(record, ticket.peek, ticket.route.model)
+        streamed = self._rates.streamed(record, ticket.peek, ticket.route.model) if record.streamed else 0
         estimated = ticket.estimated_input if ticket.upload is None else input_of_form(ticket.upload)
         charge = price_of(record, estimated, ticket.reserved_output, streamed)
         if charge.estimated:
@@ -225,7 +223,7 @@ class Gateway:
 
     def _leave(self, client: ClientConnection, record: Record) -> None:
         del self._requests[client]
-        if not self._requests:
+        if self._quiet is not None and not self._requests:
             self._quiet.set()
         if record.share is not None:
             self.bodies.leave(record)
@@ -324,7 +322,7 @@ class Gateway:
         own_lines = f"x-request-id: {request_id}\r\n".encode()
         if active.cors is not None:
             own_lines += active.cors.lines(request.headers.get("origin"))
-        return Record(request_id, path, time.monotonic(), address, own_lines=own_lines)
+        return Record(request_id, path, time.monotonic(), address, own_lines)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -356,7 +354,10 @@ class Gateway:
 
     async def quiet(self) -> None:
         """Wait until no inference request is being answered."""
-        await self._quiet.wait()
+        while self._requests:
+            self._quiet = self._quiet or asyncio.Event()
+            self._quiet.clear()
+            await self._quiet.wait()
 
     def refuse(self) -> None:
         """From now on new inference requests are refused, and so are those that no backend has seen yet."""

@@ -16,7 +16,7 @@ from aiaas.proxy.client.refusal import InvalidHost, NotHttp, fault_of
 from aiaas.proxy.client.request_target import is_authority
 
 # Ends a head.
-END = b"\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
 _LINE_END = len(b"HTTP/1.1\r\n")
 # A config cannot name a longer origin: a host name has at most 253 characters.
 _MOST_ORIGIN = 300
@@ -72,7 +72,7 @@ class Head:
         read   the last bytes that came, in which the head ends
         first  whether they began with this head or its rest, and not with a body or another head
         """
-        if first and self.size + len(read) > self.most and self.size + read.find(END) + len(END) > self.most:
+        if first and self.size + len(read) > self.most and self.size + read.find(HEAD_END) + len(HEAD_END) > self.most:
             return LineTooLong(b"", self.most)
         if not (first and _begins_with_http(self._line + read if self._line else read)) and _speaks_otherwise(read):
             return NotHttp()

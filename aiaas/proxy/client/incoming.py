@@ -7,7 +7,7 @@ parser stops after each message, and keeps the bytes that follow until the next 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from aiohttp import http_parser
@@ -16,10 +16,9 @@ from aiohttp.http import HttpRequestParser, HttpVersion, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from multidict import CIMultiDictProxy
 
 from aiaas.errors import EnvironmentFault
-from aiaas.proxy.client.head import END, Head
+from aiaas.proxy.client.head import HEAD_END, Head
 from aiaas.proxy.client.plain import plain_request
 from aiaas.proxy.client.refusal import MAX_HEADERS
 
@@ -38,7 +37,7 @@ class HttpRequest(msgspec.Struct):
 
     method: str
     raw_path: str
-    headers: CIMultiDictProxy[str] | dict[str, str]
+    headers: Mapping[str, str]
     content: StreamReader
     body: bytes = b""
     version: HttpVersion = HttpVersion11
@@ -47,10 +46,9 @@ class HttpRequest(msgspec.Struct):
     def values(self, name: str) -> Sequence[str]:
         """All values of a header, in the order in which they came."""
         headers = self.headers
-        if isinstance(headers, dict):
-            value = headers.get(name)
-            return () if value is None else (value,)
-        return headers.getall(name, ())
+        if type(headers) is dict:
+            return (headers[name],) if name in headers else ()
+        return headers.getall(name, ())  # type: ignore[attr-defined, no-any-return]  # the parser's
 
     @property
     def content_length(self) -> int | None:
@@ -184,7 +182,7 @@ def _bytes_left(message: RawRequestMessage, read: bytes) -> int:
 
     read  begins with the message
     """
-    end = read.find(END) + len(END)
+    end = read.find(HEAD_END) + len(HEAD_END)
     if message.chunked or read[:1] in b"\r\n" or read.count(b"\n", 0, end) != read.count(b"\r\n", 0, end):
         return -1
     return end + int(message.headers.get("content-length", "0")) - len(read)

@@ -137,9 +137,10 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
             named = tuple(name for name in named if name.lower() != users)
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.record.path]
+        length = f"content-length: {len(body)}\r\n\r\n".encode()
         if len(body) > SMALL_BODY:
-            return b"%b%bcontent-length: %d\r\n\r\n" % (head, passed, len(body)), body
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, passed, len(body), body), b""
+            return b"".join((head, passed, length)), body
+        return b"".join((head, passed, length, body)), b""
 
 
 class Admission:
@@ -395,7 +396,7 @@ def header_values(headers: Mapping[str, str], names: tuple[str, ...], lines: str
     for name in names:
         value = headers.get(name)
         if value is not None:
-            if not (value.isascii() and value.isprintable()):
+            if not value.isprintable():
                 value = _UNSAFE.sub("", value)
             lines += f"{name}: {value}\r\n"
     return lines.encode("utf-8", "surrogateescape")

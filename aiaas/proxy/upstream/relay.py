@@ -329,9 +329,9 @@ class Relay(Pause):
         heartbeat, deadline = self._ticket.heartbeat, self._ticket.deadline
         if heartbeat:  # without a head yet: it may turn out to be a stream
             due = min(due, (self._last_write if self._streaming and self._paused_at is None else now) + heartbeat)
-        if deadline is not None:
-            due = min(due, deadline)
-        self._client.alarm.set(max(due, now + 0.001), self._tick)
+        if deadline is not None and deadline < due:
+            due = deadline
+        self._client.alarm.set(due if due > now + 0.001 else now + 0.001, self._tick)
 
     def _tick(self) -> None:
         now = self._loop.time()

@@ -4,7 +4,6 @@ from ipaddress import ip_network
 
 import pytest
 from aiohttp.streams import EMPTY_PAYLOAD
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiaas.errors import ClientError
 from aiaas.openai import paths
@@ -86,9 +85,8 @@ def test_a_request_id_is_short_and_plain(offered: str | None, sane: bool) -> Non
 )
 def test_missing_key_is_answered_with_the_header_to_send(headers: dict[str, str], message: str) -> None:
     """A malformed header is reported as malformed, not as missing."""
+    named = {name.lower(): value for name, value in headers.items()}
     with pytest.raises(ClientError) as caught:
-        presented_key(
-            HttpRequest("POST", paths.CHAT, CIMultiDictProxy(CIMultiDict(headers)), EMPTY_PAYLOAD), paths.CHAT
-        )
+        presented_key(HttpRequest("POST", paths.CHAT, named, EMPTY_PAYLOAD), paths.CHAT)
     assert (caught.value.status, caught.value.code) == (401, "missing_api_key")
     assert caught.value.message.startswith(message)

@@ -1,4 +1,4 @@
-"""aiaas.proxy.client.plain: what it takes, aiohttp's parser reads the same; what smuggles, it leaves to the parser."""
+"""aiaas.proxy.client.plain: aiohttp's parser reads plain requests the same, and alone reads the ones that smuggle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = b'{"model":"m"}'
 FIELDS = [b"Host: bench", b"Content-Type: application/json", b"Content-Length: %d" % len(BODY)]
 MOST = 4096
-# What readers of HTTP disagree on, and what makes up a head.
+# Pieces of heads, and bytes that parsers of HTTP read differently.
 PIECES = [
     b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b": ", b",", b"\x00", b"\x0b", b"\x7f", b"\xe9", b"\r\n ", b"\r\n\r\n",
     b"Host", b"host: y\r\n", b"X", b"x-a: b\r\n", b"X_a", b"Content-Length", b"Content-Length: 13\r\n", b"0", b"13",
@@ -177,7 +177,7 @@ async def test_parser_keeps_a_connection_whose_bounds_are_unclear(reads: list[by
     ids=["new", "without a body", "with one", "a body in parts"],
 )
 async def test_plain_request_is_taken_behind_whole_messages(reads: list[bytes]) -> None:
-    """Whoever has read them."""
+    """However they were read."""
     made = incoming()
     for read in reads:
         data = read

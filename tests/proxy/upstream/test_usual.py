@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.usual: what it takes, the parser reads and the relay writes the same."""
+"""aiaas.proxy.upstream.usual: a client gets the same bytes of a usual answer as by the parser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiaas.proxy.upstream.usual import usual_answer
 DATE = b"date: Mon, 23 Nov 2026 07:16:08 GMT\r\n"
 REST = b"server: uvicorn\r\ncontent-length: 5\r\ncontent-type: application/json\r\n"
 USUAL = b"HTTP/1.1 200 OK\r\n" + DATE + REST + b"\r\nhello"
-# What readers of HTTP disagree on, and what makes up a head.
+# Pieces of heads, and bytes that parsers of HTTP read differently.
 PIECES = [
     b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b": ", b",", b"\x00", b"\xe9", b"\r\n ", b"\r\n\r\n", b"a: b\r\n",
     b"content-length: 5\r\n", b"content-length", b"0", b"5", b"+5", b"transfer-encoding: chunked\r\n", b"chunked",
