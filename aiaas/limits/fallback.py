@@ -116,7 +116,7 @@ class FallbackStore:
         if not self.shared.up:
             state = self._local.state_of(key)
             return None if state is None else (state, share_of(limits, self.processes))
-        known = self.shared.last_known(Holder(key), keep=True)
+        known = self.shared.last_known((key, None), keep=True)
         if known is None:
             return None
         state = share_of_rest(known, limits, 1, now)
@@ -158,17 +158,17 @@ class FallbackStore:
 
     def _begun(self, key: str, limits: Limits, now: float, user: str) -> Limits:
         """The share of a key, and of its user, which begin with a part of the rest."""
-        share = self._begun_of(Holder(key), limits, now)
+        share = self._begun_of((key, None), limits, now)
         if limits.user is None:
             return share
-        return dataclasses.replace(share, user=self._begun_of(Holder(key, user), limits.user, now))
+        return dataclasses.replace(share, user=self._begun_of((key, user), limits.user, now))
 
     def _begun_of(self, holder: Holder, limits: Limits, now: float) -> Limits:
         processes = self.processes
         share = share_of(limits, processes)
         known = self.shared.last_known(holder)
         if known is not None:
-            self._local.begin(holder.key, share_of_rest(known, limits, processes, now), holder.user)
+            self._local.begin(holder[0], share_of_rest(known, limits, processes, now), holder[1])
         if share.concurrent is None or limits.concurrent is None:
             return share
         held = self.shared.held_by(holder)

@@ -6,24 +6,21 @@ A request's tokens count in the UTC day and month of its admission, even when it
 
 A record that equals a fresh one is dropped: each admission checks one record, in rounds over all of them, and the first
 one of a key checks two, so that dropping outruns adding. So a background task is not needed, and there are never more
-than about twice as many records as keys in use. A key's record has the states of its users, of MOST_USERS at most.
+than about twice as many records as keys in use. A key's record has those of its users, of MOST_USERS at most.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import islice
 
-from aiaas.limits.gcra import decide
+from aiaas.limits.gcra import charge, decide
 from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.state import (
     MOST_USERS,
     State,
     Windows,
-    counts_tokens,
     has_quota,
-    has_slot,
     quota_refusals,
     refused,
     seen,
@@ -55,14 +52,38 @@ class MemoryStore:
         state = known = self._states.get(key)
         if state is None:
             state = State()
-        if limits.user is None:
-            lease = Lease(key, limits, tokens, limits.concurrent is not None, wall)
-            result = _take(state, lease, now, windows)
-        else:
-            lease = Lease(key, limits, tokens, limits.concurrent is not None, wall, user=user)
-            result = _take_both(state, lease, limits.user, now, windows)
-        if result.lease is None:
-            return result
+        requests = minute = own = None
+        if limits.user is not None:
+            own = _users_of(state).verdict(user, limits.user, tokens, now, wall)
+        if limits.requests is not None:
+            requests, requests_tat = decide(state.cheap if limits.cheap else state.requests, limits.requests, 1, now)
+        if limits.tokens is not None:
+            minute, minute_tat = decide(state.tokens, limits.tokens, tokens, now)
+        quota = has_quota(limits)
+        slot = limits.concurrent is not None
+        if not (
+            (requests is None or requests.allowed)
+            and (minute is None or minute.allowed)
+            and (limits.concurrent is None or state.slots < limits.concurrent)
+            and (not quota or not quota_refusals(state, limits, tokens, wall, windows))
+            and (own is None or own.refused_by is None)
+        ):
+            whole = refused(state, limits, tokens, now, wall, windows)
+            return whole if own is None else together(whole, own)
+        if requests is not None:
+            if limits.cheap:
+                state.cheap = requests_tat
+            else:
+                state.requests = requests_tat
+        if minute is not None:
+            state.tokens = minute_tat
+        if quota:
+            state.count(tokens, limits, windows)
+        if slot:
+            state.slots += 1
+        result = AdmissionResult(None, requests, minute, None, Lease(key, limits, tokens, slot, wall, "", None, user))
+        if limits.user is not None:
+            result = together(result, await _users_of(state).admit(user, limits.user, tokens, now, wall))
         self._states[key] = state
         self._forget(now, windows)
         if known is None:
@@ -75,24 +96,39 @@ class MemoryStore:
         whole = seen(state, limits, 0, 0, now, None)
         if limits.user is None:
             return whole
-        own = None if state.users is None else state.users.get(user)
-        return together(whole, seen(own or State(), limits.user, 0, 0, now, None))
+        return together(whole, await _users_of(state).look(user, limits.user, now))
+
+    def verdict(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
+        """The result of an admission, which charges nothing and gives no lease."""
+        return refused(self._states.get(key) or State(), limits, tokens, now, wall, self._windows_now(wall))
 
     def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """As in `Store.settle`."""
         limits = lease.limits
+        if limits.user is not None:
+            slot = limits.user.concurrent is not None
+            own = Lease(lease.user, limits.user, lease.reserved_tokens, slot, lease.admitted_wall)
+            users = _users_of(self._states.setdefault(lease.key, State()))
+            users.settle(own, used_tokens, now, wall, ran=ran)
         difference = used_tokens - lease.reserved_tokens
-        if ran and not has_slot(lease) and (not difference or not counts_tokens(limits)):
+        if ran and not lease.slot and (not difference or (limits.tokens is None and not has_quota(limits))):
             return
         state = self._states.get(lease.key)
         if state is None:  # dropped meanwhile: the reservation has been worked off; tokens used beyond it count
             state = self._states[lease.key] = State()
-        windows = self._windows_now(wall)
-        state.settle(lease, difference, ran, now, windows)
-        if limits.user is not None:
-            users = _users_of(state)
-            users.setdefault(lease.user, State()).settle(_of_user(lease, limits.user), difference, ran, now, windows)
-            _forget_users(users, now, windows)
+        if lease.slot and state.slots:
+            state.slots -= 1
+        if not ran and limits.requests is not None:
+            if limits.cheap:
+                state.cheap = charge(state.cheap, limits.requests, -1, now)
+            else:
+                state.requests = charge(state.requests, limits.requests, -1, now)
+        if difference and limits.tokens is not None:
+            state.tokens = charge(state.tokens, limits.tokens, difference, now)
+        if difference and has_quota(limits):
+            windows = self._windows_now(wall)
+            today = windows.day <= lease.admitted_wall < windows.day_end
+            state.correct(difference, limits, windows if today else windows_at(lease.admitted_wall), windows)
 
     def state_of(self, key: str) -> State | None:
         """The state of a key; None where it is a fresh one."""
@@ -100,12 +136,13 @@ class MemoryStore:
 
     def begin(self, key: str, state: State, user: str | None = None) -> None:
         """Replace the state of a key or of its user, except for the slots, and for the users of the key."""
-        states = self._states if user is None else _users_of(self._states.setdefault(key, State()))
-        name = key if user is None else user
-        before = states.get(name)
+        if user is not None:
+            _users_of(self._states.setdefault(key, State())).begin(user, state)
+            return
+        before = self._states.get(key)
         if before is not None:
             state.slots, state.users = before.slots, before.users
-        states[name] = state
+        self._states[key] = state
 
     async def close(self) -> None:
         """Do nothing: this store has nothing to close."""
@@ -124,72 +161,32 @@ class MemoryStore:
         state = self._states.get(key)
         if state is None:
             return
-        if state.users:
-            _forget_users(state.users, now, windows)
+        if state.users is not None:
+            state.users._forget(now, windows)
         if state.is_fresh(now, windows):
             del self._states[key]
 
 
-def _take(state: State, lease: Lease, now: float, windows: Windows) -> AdmissionResult:
-    """Decide, and charge the state if all its limits let the request in."""
-    limits, tokens = lease.limits, lease.reserved_tokens
-    requests = minute = None
-    if limits.requests is not None:
-        requests, requests_tat = decide(state.cheap if limits.cheap else state.requests, limits.requests, 1, now)
-    if limits.tokens is not None:
-        minute, minute_tat = decide(state.tokens, limits.tokens, tokens, now)
-    quota = has_quota(limits)
-    if not (
-        (requests is None or requests.allowed)
-        and (minute is None or minute.allowed)
-        and (limits.concurrent is None or state.slots < limits.concurrent)
-        and (not quota or not quota_refusals(state, limits, tokens, lease.admitted_wall, windows))
-    ):
-        return refused(state, limits, tokens, now, lease.admitted_wall, windows)
-    if requests is not None:
-        if limits.cheap:
-            state.cheap = requests_tat
-        else:
-            state.requests = requests_tat
-    if minute is not None:
-        state.tokens = minute_tat
-    if quota:
-        state.count(tokens, limits, windows)
-    if lease.slot:
-        state.slots += 1
-    return AdmissionResult(None, requests, minute, None, lease)
+class UserStates(MemoryStore):
+    """The users of one key, in the order of their last admission."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._states: OrderedDict[str, State] = OrderedDict()
+
+    async def admit(
+        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
+    ) -> AdmissionResult:
+        """As in `Store.admit`; `key` is the user."""
+        admission = await super().admit(key, limits, tokens, now, wall, user)
+        if key in self._states:
+            self._states.move_to_end(key)
+        if len(self._states) > MOST_USERS:
+            self._states.popitem(last=False)
+        return admission
 
 
-def _take_both(state: State, lease: Lease, limits: Limits, now: float, windows: Windows) -> AdmissionResult:
-    """Decide by the key's limits and by `limits` of its user, and charge both or neither."""
-    users = _users_of(state)
-    own = users.get(lease.user) or State()
-    user = refused(own, limits, lease.reserved_tokens, now, lease.admitted_wall, windows)
-    if user.refused_by is not None:
-        return together(refused(state, lease.limits, lease.reserved_tokens, now, lease.admitted_wall, windows), user)
-    key = _take(state, lease, now, windows)
-    if key.lease is not None:
-        user = _take(own, _of_user(lease, limits), now, windows)
-        users[lease.user] = own
-        users.move_to_end(lease.user)
-        _forget_users(users, now, windows)
-    return together(key, user)
-
-
-def _of_user(lease: Lease, limits: Limits) -> Lease:
-    """The lease as that of the user alone."""
-    return Lease(lease.key, limits, lease.reserved_tokens, limits.concurrent is not None, lease.admitted_wall)
-
-
-def _users_of(state: State) -> OrderedDict[str, State]:
+def _users_of(state: State) -> UserStates:
     if state.users is None:
-        state.users = OrderedDict()
+        state.users = UserStates()
     return state.users
-
-
-def _forget_users(users: OrderedDict[str, State], now: float, windows: Windows) -> None:
-    """Drop the two least recently used users if they equal fresh ones, and the first one in any case if there are too
-    many."""
-    for user in list(islice(users, 2)):
-        if len(users) > MOST_USERS or users[user].is_fresh(now, windows):
-            del users[user]

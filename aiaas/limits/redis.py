@@ -352,7 +352,7 @@ class RedisStore:
 
     async def _renew(self, node: StoreNode, connection: StoreConnection) -> None:
         """Renew all leases, in batches. A settled lease is not among them: its settlement went by this connection."""
-        holders = [holder for holder in self._known.held if self._servers.has(node, holder.key)]
+        holders = [holder for holder in self._known.held if self._servers.has(node, holder[0])]
         for start in range(0, len(holders), BATCH):
             some = [(holder, self._known.held.get(holder)) for holder in holders[start : start + BATCH]]
             calls = [(slots_key_of(*holder), renew_arguments(ids, self._lease)) for holder, ids in some if ids]

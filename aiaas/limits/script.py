@@ -32,7 +32,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from aiaas.limits.model import Lease, Limits
-from aiaas.limits.state import MOST_USERS, counts_tokens, has_slot
+from aiaas.limits.state import MOST_USERS, has_quota
 
 EPOCH: Final = 1767225600  # 2026-01-01 in UTC
 MEMBERS: Final = "gateways:"  # no API key's id and no client's address
@@ -275,10 +275,10 @@ def _keys_of(key: str, user: str | None, *, slots: bool) -> list[str]:
 
 def admit_arguments(limits: Limits, tokens: int, lease_id: str, lease: float, user: str = "") -> tuple[Argument, ...]:
     """ARGV of an admission that reserves `tokens`; a slot is held under `lease_id` for `lease` seconds."""
-    head = ("admit", tokens, lease_id, lease, int(limits.cheap))
+    whole = _limit_arguments(limits)
     if limits.user is None:
-        return (*head, "", *_limit_arguments(limits))
-    return (*head, user, *_limit_arguments(limits), *_limit_arguments(limits.user))
+        return ("admit", tokens, lease_id, lease, int(limits.cheap), "", *whole)
+    return ("admit", tokens, lease_id, lease, int(limits.cheap), user, *whole, *_limit_arguments(limits.user))
 
 
 def _limit_arguments(limits: Limits) -> tuple[Argument, ...]:
@@ -298,15 +298,19 @@ def settle_arguments(lease: Lease, used_tokens: int, ran: bool) -> tuple[Argumen
     """ARGV of a settlement; None where there is nothing to settle."""
     limits, user = lease.limits, lease.limits.user
     difference = used_tokens - lease.reserved_tokens
-    if not counts_tokens(limits):
+    if not _counts_tokens(limits) and (user is None or not _counts_tokens(user)):
         difference = 0
-    if ran and not has_slot(lease) and not difference:
+    if ran and not difference and not lease.slot and (user is None or user.concurrent is None):
         return None
-    return (
-        *("settle", difference, int(ran), lease.admitted_wall, int(limits.cheap)),
-        *_settled_arguments(limits, lease.id if lease.slot else ""),
-        *(() if user is None else _settled_arguments(user, "" if user.concurrent is None else lease.id)),
-    )
+    head = ("settle", difference, int(ran), lease.admitted_wall, int(limits.cheap))
+    whole = _settled_arguments(limits, lease.id if lease.slot else "")
+    if user is None:
+        return head + whole
+    return head + whole + _settled_arguments(user, "" if user.concurrent is None else lease.id)
+
+
+def _counts_tokens(limits: Limits) -> bool:
+    return limits.tokens is not None or has_quota(limits)
 
 
 def _settled_arguments(limits: Limits, lease_id: str) -> tuple[Argument, ...]:

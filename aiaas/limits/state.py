@@ -8,13 +8,15 @@ key and those of its user decide like the limits of one key.
 from __future__ import annotations
 
 import calendar
-from collections import OrderedDict
 from datetime import UTC, datetime
 from math import inf
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aiaas.limits.gcra import charge, decide
+from aiaas.limits.gcra import decide
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits
+
+if TYPE_CHECKING:
+    from aiaas.limits.memory import UserStates
 
 SLOT_RETRY: Final = 1.0  # seconds; the time when a slot comes back is unknown
 # Users of a key whose counts are kept: some 3 MB. Beyond that the least recently used one begins anew. A client that
@@ -48,7 +50,7 @@ class State:
 
     day, month                starts of the windows in which tokens count
     day_tokens, month_tokens  tokens reserved or used in these windows
-    users                     the states of a key's users, the least recently used first; None where it never had any
+    users                     the states of a key's users; None where it never had any
     """
 
     __slots__ = ("cheap", "day", "day_tokens", "month", "month_tokens", "requests", "slots", "tokens", "users")
@@ -62,7 +64,7 @@ class State:
         self.day_tokens = 0
         self.month = -inf
         self.month_tokens = 0
-        self.users: OrderedDict[str, State] | None = None
+        self.users: UserStates | None = None
 
     def count(self, tokens: int, limits: Limits, windows: Windows) -> None:
         """Add to the windows that have a quota. A window later than the clock (which was set back) goes on."""
@@ -79,22 +81,6 @@ class State:
             self.day_tokens = max(self.day_tokens + tokens, 0)
         if limits.tokens_per_month is not None and counted_in.month == self.month:
             self.month_tokens = max(self.month_tokens + tokens, 0)
-
-    def settle(self, lease: Lease, difference: int, ran: bool, now: float, current: Windows) -> None:
-        """Give back the slot, and charge the tokens that were used beyond the reservation."""
-        limits = lease.limits
-        if lease.slot and self.slots:
-            self.slots -= 1
-        if not ran and limits.requests is not None:
-            if limits.cheap:
-                self.cheap = charge(self.cheap, limits.requests, -1, now)
-            else:
-                self.requests = charge(self.requests, limits.requests, -1, now)
-        if difference and limits.tokens is not None:
-            self.tokens = charge(self.tokens, limits.tokens, difference, now)
-        if difference and has_quota(limits):
-            today = current.day <= lease.admitted_wall < current.day_end
-            self.correct(difference, limits, current if today else windows_at(lease.admitted_wall), current)
 
     def _turn(self, windows: Windows) -> None:
         if self.day < windows.day:
@@ -120,18 +106,6 @@ class State:
 def has_quota(limits: Limits) -> bool:
     """Whether tokens are counted in a day or a month."""
     return limits.tokens_per_day is not None or limits.tokens_per_month is not None
-
-
-def counts_tokens(limits: Limits) -> bool:
-    """Whether tokens count for any of these limits, those of the key's user included."""
-    user = limits.user
-    return limits.tokens is not None or has_quota(limits) or (user is not None and counts_tokens(user))
-
-
-def has_slot(lease: Lease) -> bool:
-    """Whether the request holds a slot of its key, or of the key's user."""
-    user = lease.limits.user
-    return lease.slot or (user is not None and user.concurrent is not None)
 
 
 def quota_refusals(

@@ -2,7 +2,7 @@
 
 A request counts once, when it is settled, with its settled tokens: so the sums here equal the limits' charges and
 `tokens_processed_total`. A request that did not reach a backend was charged nothing and does not count.
-The day is the UTC day of its admission, as for quotas.
+The day is the UTC day of its admission, as for quotas. Requests of a key that names its users count for these, too.
 """
 
 from __future__ import annotations
@@ -16,19 +16,27 @@ import msgspec
 from aiaas.errors import AiaasError
 from aiaas.units import DAY
 
+# Users of one key and day that have a sum of their own in the store; OTHER_USERS has those of all further ones.
+MOST_USERS_A_DAY: Final = 10_000
+OTHER_USERS: Final = "others"
+
 _EPOCH: Final = date(1970, 1, 1)
 
 
 class UsageKey(NamedTuple):
-    """The key of a sum. `day` counts UTC days since 1970-01-01."""
+    """The key of a sum. `day` counts UTC days since 1970-01-01.
+
+    user  of the key, for the sum of this user over all models; then `model` is ""
+    """
 
     day: int
     key_id: str
     model: str
+    user: str = ""
 
 
 class UsageSums(msgspec.Struct, gc=False):
-    """The sums of one day, key and model. Mutable: a request that ends adds to it.
+    """The sums of one day, key and model or user. Mutable: a request that ends adds to it.
 
     name                     the key's name when it was last used
     input_tokens, output_tokens  as the backend reported
@@ -63,8 +71,8 @@ class UsageStore(Protocol):
         """
         ...
 
-    async def read(self, first_day: int) -> KeptUsage:
-        """Everything from `first_day` on. Raises UsageStoreError."""
+    async def read(self, first_day: int, *, by_user: bool = False) -> KeptUsage:
+        """Everything from `first_day` on, by model or by user. Raises UsageStoreError."""
         ...
 
     async def last_used(self) -> Mapping[str, int]:

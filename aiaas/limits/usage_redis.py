@@ -2,6 +2,7 @@
 
     aiaas:{usage}:2026-03-01   hash of a day: `r:KEY_ID:MODEL` requests, `i:` and `o:` tokens, `p:` and `q:` estimated
                                ones, `n:` the key's name, `u:` its last use. It lives for RETENTION_DAYS
+    aiaas:{usage}:2026-03-01:users   the same of the users of keys: `r:KEY_ID:USER`; `c:KEY_ID:`, how many they are
     aiaas:{usage}:days         sorted set: the days with usage
     aiaas:{usage}:last         hash: key id -> last use, of all days
     aiaas:{usage}:done:BATCH   this part of a batch has been added; there only until that is known here
@@ -22,7 +23,15 @@ from aiaas.limits.connection import StoreAwayError, StoreConnection, connect
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.topology import find_place
-from aiaas.limits.usage import KeptUsage, UsageKey, UsageStoreError, UsageSums, day_text
+from aiaas.limits.usage import (
+    MOST_USERS_A_DAY,
+    OTHER_USERS,
+    KeptUsage,
+    UsageKey,
+    UsageStoreError,
+    UsageSums,
+    day_text,
+)
 from aiaas.units import DAY
 
 RETENTION_DAYS: Final = 400  # a year, and a month to look back at it
@@ -35,14 +44,20 @@ _TAG: Final = "usage"
 _PREFIX: Final = f"aiaas:{{{_TAG}}}:"
 _DAYS: Final = _PREFIX + "days"
 _LAST: Final = _PREFIX + "last"
-# KEYS: done, day, days, last. ARGV: seconds for done, the day's number, seconds and days of retention; then the rows.
+# KEYS: done, day, days, last. ARGV: seconds for done, the day's number, seconds and days of retention, the most rows of
+# a key (0 for any number) and the row of all others; then the rows.
 _ADD: Final = """
 if not redis.call('SET', KEYS[1], 1, 'NX', 'EX', ARGV[1]) then return 0 end
 local function later(key, field, moment)
   if tonumber(moment) > tonumber(redis.call('HGET', key, field) or 0) then redis.call('HSET', key, field, moment) end
 end
-for at = 5, #ARGV, 9 do
+local most = tonumber(ARGV[5])
+for at = 7, #ARGV, 9 do
   local row = ':' .. ARGV[at] .. ':' .. ARGV[at + 1]
+  if most > 0 and redis.call('HEXISTS', KEYS[2], 'n' .. row) == 0
+      and redis.call('HINCRBY', KEYS[2], 'c:' .. ARGV[at] .. ':', 1) > most then
+    row = ':' .. ARGV[at] .. ':' .. ARGV[6]
+  end
   redis.call('HSET', KEYS[2], 'n' .. row, ARGV[at + 2])
   for i, letter in ipairs({'r', 'i', 'o', 'p', 'q'}) do
     redis.call('HINCRBY', KEYS[2], letter .. row, ARGV[at + 2 + i])
@@ -73,28 +88,30 @@ class RedisUsage:
         with self._translated():
             connection = await self._connected()
             done = []
-            for number, (day, part) in enumerate(_parts(usage)):
+            for number, (day, by_user, part) in enumerate(_parts(usage)):
                 done.append(f"{_PREFIX}done:{batch}:{number}")
-                keys = (done[-1], _day_key(day), _DAYS, _LAST)
+                keys = (done[-1], _day_key(day, by_user), _DAYS, _LAST)
                 retention = (RETENTION_DAYS * DAY, RETENTION_DAYS)
-                await connection.call("EVAL", _ADD, len(keys), *keys, UNCERTAIN, day, *retention, *part)
+                bound = (MOST_USERS_A_DAY if by_user else 0, OTHER_USERS)
+                await connection.call("EVAL", _ADD, len(keys), *keys, UNCERTAIN, day, *retention, *bound, *part)
         # All parts are added. If this does not arrive, the markers expire.
         with suppress(StoreAwayError, RedisReplyError):
             await connection.call("DEL", *done)
 
-    async def read(self, first_day: int) -> KeptUsage:
+    async def read(self, first_day: int, *, by_user: bool = False) -> KeptUsage:
         """As in `UsageStore.read`."""
         found: dict[UsageKey, UsageSums] = {}
         with self._translated():
             connection = await self._connected()
             for day in _texts(await connection.call("ZRANGEBYSCORE", _DAYS, first_day, "+inf")):
-                fields = await _hash(connection, _day_key(int(day)))
+                fields = await _hash(connection, _day_key(int(day), by_user))
                 for name, value in fields.items():
-                    letter, key_id, model = name.split(":", 2)
+                    letter, key_id, of = name.split(":", 2)
                     if letter == "n":
-                        row = f":{key_id}:{model}"
+                        row = f":{key_id}:{of}"
                         counts = (int(fields.get(each + row, 0)) for each in "riopqu")
-                        found[UsageKey(int(day), key_id, model)] = UsageSums(value, *counts)
+                        at = UsageKey(int(day), key_id, *(("", of) if by_user else (of,)))
+                        found[at] = UsageSums(value, *counts)
         return found
 
     async def last_used(self) -> Mapping[str, int]:
@@ -126,20 +143,27 @@ class RedisUsage:
             raise UsageStoreError(f"{self._url.url}: {error}") from error
 
 
-def _day_key(day: int) -> str:
-    return _PREFIX + day_text(day)
+def _day_key(day: int, by_user: bool) -> str:
+    return _PREFIX + day_text(day) + (":users" if by_user else "")
 
 
-def _parts(usage: KeptUsage) -> Iterator[tuple[int, list[str | int]]]:
-    """(day, rows of the script) for PART sums at most, in the order of `usage`, so that a repetition has the same."""
-    for day in dict.fromkeys(at.day for at in usage):
-        rows = [(at, sums) for at, sums in usage.items() if at.day == day]
+def _parts(usage: KeptUsage) -> Iterator[tuple[int, bool, list[str | int]]]:
+    """(day, whether by user, rows of the script) for PART sums at most, in the order of `usage`: the same each time."""
+    for day, by_user in dict.fromkeys((at.day, at.user != "") for at in usage):
+        rows = [(at, sums) for at, sums in usage.items() if at.day == day and (at.user != "") is by_user]
         for start in range(0, len(rows), PART):
             part: list[str | int] = []
             for at, sums in rows[start : start + PART]:
-                part += (at.key_id, at.model, sums.name, sums.requests, sums.input_tokens, sums.output_tokens)
+                part += (
+                    at.key_id,
+                    at.user or at.model,
+                    sums.name,
+                    sums.requests,
+                    sums.input_tokens,
+                    sums.output_tokens,
+                )
                 part += (sums.estimated_input_tokens, sums.estimated_output_tokens, sums.last_used)
-            yield day, part
+            yield day, by_user, part
 
 
 def _texts(reply: Reply) -> list[str]:

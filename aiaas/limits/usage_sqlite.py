@@ -12,7 +12,7 @@ Rules:
 
 All of this blocks, so it runs in a thread of its own.
 
-The table is for people too: `sqlite3 usage.db 'SELECT * FROM usage'`.
+The tables are for people too: `sqlite3 usage.db 'SELECT * FROM usage'`, and `usage_by_user`.
 """
 
 from __future__ import annotations
@@ -24,35 +24,27 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from aiaas.limits.usage import KeptUsage, UsageKey, UsageStoreError, UsageSums, day_from, day_text
+from aiaas.limits.usage import (
+    MOST_USERS_A_DAY,
+    OTHER_USERS,
+    KeptUsage,
+    UsageKey,
+    UsageStoreError,
+    UsageSums,
+    day_from,
+    day_text,
+)
 
 BUSY: Final = 2.0  # seconds; another worker's transaction takes milliseconds
 BUSY_POLL: Final = 0.005  # seconds between two tries of what SQLite does not wait for by itself
 APPLICATION_ID: Final = 0x61696173  # "aias"
 TABLE_VERSION: Final = 1  # of the table; in user_version
 
-_COLUMNS: Final = (
-    "day, key_id, model, name, requests, input_tokens, output_tokens, estimated_input_tokens, estimated_output_tokens, "
-    "last_used"
-)
-_CREATE: Final = """CREATE TABLE usage (
-    day TEXT NOT NULL,
-    key_id TEXT NOT NULL,
-    model TEXT NOT NULL,
-    name TEXT NOT NULL,
-    requests INTEGER NOT NULL,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    estimated_input_tokens INTEGER NOT NULL,
-    estimated_output_tokens INTEGER NOT NULL,
-    last_used INTEGER NOT NULL,
-    PRIMARY KEY (day, key_id, model)
-) WITHOUT ROWID"""
-_ADD: Final = f"""INSERT INTO usage ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (day, key_id, model) DO UPDATE SET
+_COUNTS: Final = "requests, input_tokens, output_tokens, estimated_input_tokens, estimated_output_tokens, last_used"
+_SUM: Final = """ON CONFLICT (day, key_id, {of}) DO UPDATE SET
     name = excluded.name,
     requests = requests + excluded.requests,
     input_tokens = input_tokens + excluded.input_tokens,
@@ -60,6 +52,44 @@ ON CONFLICT (day, key_id, model) DO UPDATE SET
     estimated_input_tokens = estimated_input_tokens + excluded.estimated_input_tokens,
     estimated_output_tokens = estimated_output_tokens + excluded.estimated_output_tokens,
     last_used = max(last_used, excluded.last_used)"""
+
+
+class _Table(NamedTuple):
+    """A table of sums by day, key and one thing more."""
+
+    name: str
+    of: str
+
+    @property
+    def create(self) -> str:
+        return f"""CREATE TABLE IF NOT EXISTS {self.name} (
+    day TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    {self.of} TEXT NOT NULL,
+    name TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    estimated_input_tokens INTEGER NOT NULL,
+    estimated_output_tokens INTEGER NOT NULL,
+    last_used INTEGER NOT NULL,
+    PRIMARY KEY (day, key_id, {self.of})
+) WITHOUT ROWID"""
+
+    @property
+    def add(self) -> str:
+        into = f"INSERT INTO {self.name} (day, key_id, {self.of}, name, {_COUNTS})"
+        return f"{into} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_SUM.format(of=self.of)}"
+
+    @property
+    def read(self) -> str:
+        columns = f"day, key_id, {self.of}, name, {_COUNTS}"
+        return f"SELECT {columns} FROM {self.name} WHERE day >= ? ORDER BY day, name, {self.of}"
+
+
+_BY_MODEL: Final = _Table("usage", "model")
+_BY_USER: Final = _Table("usage_by_user", "user")
+_USERS_OF_DAY: Final = "SELECT user FROM usage_by_user WHERE day = ? AND key_id = ?"
 
 
 class SqliteUsage:
@@ -79,12 +109,15 @@ class SqliteUsage:
         del batch
         await self._in_thread(self._add, usage)
 
-    async def read(self, first_day: int) -> KeptUsage:
-        """As in `UsageStore.read`. A file that is not there yet holds nothing."""
-        query = f"SELECT {_COLUMNS} FROM usage WHERE day >= ? ORDER BY day, name, model"
+    async def read(self, first_day: int, *, by_user: bool = False) -> KeptUsage:
+        """As in `UsageStore.read`. A file that is not there yet holds nothing, nor one without this table."""
+        table = _BY_USER if by_user else _BY_MODEL
+        there = "SELECT 1 FROM sqlite_master WHERE name = ?"
+        if by_user and not await self._in_thread(self._query, there, (table.name,)):
+            return {}
         return {
-            UsageKey(day_from(day), key_id, model): UsageSums(name, *sums)
-            for day, key_id, model, name, *sums in await self._in_thread(self._query, query, (day_text(first_day),))
+            UsageKey(day_from(day), key_id, *(("", of) if by_user else (of,))): UsageSums(name, *sums)
+            for day, key_id, of, name, *sums in await self._in_thread(self._query, table.read, (day_text(first_day),))
         }
 
     async def last_used(self) -> Mapping[str, int]:
@@ -105,21 +138,6 @@ class SqliteUsage:
     # -- in the thread --------------------------------------------------------------------------------------------
 
     def _add(self, usage: KeptUsage) -> None:
-        rows = [
-            (
-                day_text(at.day),
-                at.key_id,
-                at.model,
-                sums.name,
-                sums.requests,
-                sums.input_tokens,
-                sums.output_tokens,
-                sums.estimated_input_tokens,
-                sums.estimated_output_tokens,
-                sums.last_used,
-            )
-            for at, sums in usage.items()
-        ]
         try:
             with self._translated():
                 if self._writer is not None and self._opened != self._at_path():
@@ -129,7 +147,10 @@ class SqliteUsage:
                     self._opened = self._at_path()
                 with self._writer as transaction:
                     transaction.execute("BEGIN IMMEDIATE")
-                    transaction.executemany(_ADD, rows)
+                    transaction.executemany(
+                        _BY_MODEL.add, [_row(at, sums) for at, sums in usage.items() if not at.user]
+                    )
+                    transaction.executemany(_BY_USER.add, _rows_by_user(transaction, usage))
         except UsageStoreError:
             self._drop_writer()
             raise
@@ -156,9 +177,10 @@ class SqliteUsage:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version={TABLE_VERSION}")
-                connection.execute(_CREATE)
-            connection.execute("COMMIT")
+                connection.execute(_BY_MODEL.create)
             self._check_owner(connection)
+            connection.execute(_BY_USER.create)  # a file of an earlier version has none
+            connection.execute("COMMIT")
             switch_to_wal(connection)
         except BaseException:
             connection.close()
@@ -202,6 +224,38 @@ class SqliteUsage:
             raise UsageStoreError(message) from error
         except OSError as error:
             raise UsageStoreError(f"{self._path}: {error.strerror}") from error
+
+
+def _row(at: UsageKey, sums: UsageSums) -> tuple[str | int, ...]:
+    return (
+        day_text(at.day),
+        at.key_id,
+        at.user or at.model,
+        sums.name,
+        sums.requests,
+        sums.input_tokens,
+        sums.output_tokens,
+        sums.estimated_input_tokens,
+        sums.estimated_output_tokens,
+        sums.last_used,
+    )
+
+
+def _rows_by_user(transaction: sqlite3.Connection, usage: KeptUsage) -> Iterator[tuple[str | int, ...]]:
+    """The rows of users: those beyond MOST_USERS_A_DAY become OTHER_USERS."""
+    known: dict[tuple[int, str], set[str]] = {}
+    for at, sums in usage.items():
+        if not at.user:
+            continue
+        users = known.get((at.day, at.key_id))
+        if users is None:
+            found = transaction.execute(_USERS_OF_DAY, (day_text(at.day), at.key_id)).fetchall()
+            users = known[at.day, at.key_id] = {user for (user,) in found}
+        if at.user not in users and len(users) >= MOST_USERS_A_DAY:
+            at = at._replace(user=OTHER_USERS)
+        else:
+            users.add(at.user)
+        yield _row(at, sums)
 
 
 def switch_to_wal(connection: sqlite3.Connection) -> None:

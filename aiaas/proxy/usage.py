@@ -8,7 +8,7 @@ Rules:
   2. If the store fails, the gateway goes on: it retries the batch under the same name, and collects new requests for
      the next batch. The log has one line when the failure begins and one when it ends; a metric counts the failures.
   3. Memory is bounded to MAX_SUMS sums. Beyond that, requests of a new day, key and model are not counted; a metric
-     counts how many.
+     counts how many. Sums of users have a bound of the same size, beyond which they go to OTHER_USERS.
   4. A clean shutdown writes everything.
   5. If adding a batch raises an unexpected exception, the batch is dropped, counted and logged; later batches go on.
 """
@@ -20,7 +20,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from aiaas.limits.usage import KeptUsage, UsageKey, UsageStore, UsageStoreError, UsageSums, day_of
+from aiaas.limits.usage import OTHER_USERS, KeptUsage, UsageKey, UsageStore, UsageStoreError, UsageSums, day_of
 from aiaas.limits.usage_redis import RedisUsage
 from aiaas.limits.usage_sqlite import SqliteUsage
 from aiaas.plan.model import Plan
@@ -59,6 +59,7 @@ class UsageRecorder:
         self._metrics = metrics.usage
         self._interval = interval
         self._sums: dict[UsageKey, UsageSums] = {}
+        self._user_sums: dict[UsageKey, UsageSums] = {}
         self._batch: tuple[str, KeptUsage] | None = None
         self._failing = False
         self._closing = asyncio.Event()
@@ -82,14 +83,12 @@ class UsageRecorder:
                 return
             # With auth.enabled: false the user is an address; do not store one, since there may be any number.
             sums = self._sums[key] = UsageSums("-" if key.key_id == NO_KEY else record.user or "-")
-        sums.requests += 1
-        sums.last_used = max(sums.last_used, int(admitted))
-        if charge.estimated:
-            sums.estimated_input_tokens += charge.input_tokens
-            sums.estimated_output_tokens += charge.output_tokens
-        else:
-            sums.input_tokens += charge.input_tokens
-            sums.output_tokens += charge.output_tokens
+        _add(sums, charge, admitted)
+        if record.key_user:
+            at = UsageKey(key.day, key.key_id, "", record.key_user)
+            if at not in self._user_sums and len(self._user_sums) >= MAX_SUMS:
+                at = at._replace(user=OTHER_USERS)
+            _add(self._user_sums.setdefault(at, UsageSums(sums.name)), charge, admitted)
 
     async def run(self) -> None:
         """Write batches until `close`. The caller may run this again after an exception."""
@@ -119,7 +118,8 @@ class UsageRecorder:
         """Add the batch that failed last time, then the new batch; stop at the first failure."""
         while self._batch is not None or self._sums:
             if self._batch is None:
-                self._batch, self._sums = (os.urandom(12).hex(), self._sums), {}
+                self._batch = (os.urandom(12).hex(), {**self._sums, **self._user_sums})
+                self._sums, self._user_sums = {}, {}
             batch = self._batch
             try:
                 await store.add(*batch)
@@ -143,7 +143,7 @@ class UsageRecorder:
             await store.close()
 
     def _lose(self, *parts: KeptUsage, **why: str) -> None:
-        lost = sum(sums.requests for usage in parts for sums in usage.values())
+        lost = sum(sums.requests for usage in parts for at, sums in usage.items() if not at.user)
         self._metrics.lost(lost)
         self._log.event("error", "usage_lost", requests=lost, **why)
 
@@ -158,3 +158,15 @@ class UsageRecorder:
         if self._failing:
             self._failing = False
             self._log.event("info", "usage_written_again")
+
+
+def _add(sums: UsageSums, charge: Charge, admitted: float) -> None:
+    """Add a request to the sums."""
+    sums.requests += 1
+    sums.last_used = max(sums.last_used, int(admitted))
+    if charge.estimated:
+        sums.estimated_input_tokens += charge.input_tokens
+        sums.estimated_output_tokens += charge.output_tokens
+    else:
+        sums.input_tokens += charge.input_tokens
+        sums.output_tokens += charge.output_tokens

@@ -14,7 +14,8 @@ import pytest
 from aiaas.cli.main import run
 from aiaas.cli.usage import first_day
 from aiaas.errors import UsageError
-from aiaas.limits.usage import KeptUsage, UsageKey, UsageSums, day_from, day_of, day_text
+from aiaas.keys.users import user_of
+from aiaas.limits.usage import OTHER_USERS, KeptUsage, UsageKey, UsageSums, day_from, day_of, day_text
 from aiaas.limits.usage_sqlite import SqliteUsage
 from tests.cputime import cpu_time
 
@@ -108,6 +109,31 @@ def test_one_key_by_name_or_id(key: str, capsys: pytest.CaptureFixture[str]) -> 
     """As far back as asked for."""
     assert run(["usage", "--key", key, "--since", day_text(TODAY - 30), "-o", "json"]) == 0
     assert [row["requests"] for row in json.loads(capsys.readouterr().out)] == [9, 1, 2]
+
+
+@pytest.mark.usefixtures("kept")
+def test_usage_by_user_has_their_hashes(capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them is found by the name that the application sends; models and users are never mixed."""
+    ann, day = user_of("4hT0bQ2x", "ann@example.com"), day_text(TODAY)
+    users = {ann: 2, OTHER_USERS: 1}
+    add("2", {UsageKey(TODAY, "4hT0bQ2x", "", user): UsageSums("alice", n, n, n, 0, 0, 5) for user, n in users.items()})
+    assert run(["usage", "--by", "user"]) == 0
+    assert [line.split()[:4] for line in capsys.readouterr().out.splitlines()] == [
+        ["DAY", "KEY", "USER", "REQUESTS"],
+        [day, "alice", ann, "2"],
+        [day, "alice", OTHER_USERS, "1"],
+        ["total", "3", "3", "3"],
+    ]
+    assert run(["usage", "--key", "alice", "--user", "ann@example.com", "-o", "json"]) == 0
+    assert [(row["user"], row["requests"]) for row in json.loads(capsys.readouterr().out)] == [(ann, 2)]
+    assert run(["usage", "--key", "alice", "--user", "bob", "-o", "csv"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("day,key,key_id,user,requests,")
+    assert out.count("\n") == 1
+    assert "users are those of keys with a users_header" in err
+    assert run(["usage", "--key", "bob", "--by", "user"]) == 0
+    assert run(["usage", "--user", "ann"]) == 2
+    assert "--user needs --key" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("kept")

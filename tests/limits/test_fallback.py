@@ -128,6 +128,30 @@ async def test_a_reloaded_config_holds_from_the_next_request_on() -> None:
     assert store.decisions == {"shared": 0, "local": 1, "deny": 1}
 
 
+async def test_users_have_their_share_of_their_limits() -> None:
+    """Within the share of the key; a refusal names the whole limit of the user."""
+    store = away("local")
+    limits = Limits(Rate(600, 50), user=Limits(Rate(200, 20), Rate(1000, 1000)))
+    for user in ("ann", "bob"):
+        for _ in range(2):
+            found = await admit(store, limits, 10, user=user)
+            assert found.requests is not None
+            assert (found.refused_by, found.requests.limit) == (None, 200)
+        refused = await admit(store, limits, 10, user=user)
+        assert refused.refusal is not None
+        assert (refused.refused_by, refused.of_user) == ("requests", True)
+        assert (refused.refusal.limit, refused.refusal.retry_after) == (200, 1.0)
+    large = await admit(store, limits, 900, user="cat")
+    assert large.lease is not None
+    assert large.lease.reserved_tokens == 100
+    refused = await admit(store, limits, user="dan")
+    assert refused.refusal is not None
+    assert (refused.refused_by, refused.of_user, refused.refusal.limit) == ("requests", False, 600)
+    never = await admit(store, limits, 1001, user="ann", at=60.0)
+    assert never.refusal is not None
+    assert (never.refused_by, never.refusal.limit, never.refusal.retry_after) == ("tokens", 1000, None)
+
+
 @asynccontextmanager
 async def shared(
     folder: Path, mode: Mode = "local", **options: Any
@@ -291,6 +315,41 @@ async def test_slots_taken_elsewhere_are_believed_for_a_lease(tmp_path: Path) ->
         assert (await admit(store, limits)).refused_by == "concurrency"
         assert (await admit(store, limits, at=LEASE)).refused_by == "concurrency"
         await admitted(store, limits, at=LEASE + 0.1)
+
+
+async def test_outage_begins_with_what_the_user_had_left(tmp_path: Path) -> None:
+    """Its requests, and its slots that are taken; another user has its own."""
+    limits = Limits(user=Limits(Rate(6, 20), concurrent=3))
+    async with shared(tmp_path) as (store, server):
+        store.shared.processes = 1
+        for _ in range(2):
+            assert (await admit(store, limits, user="ann")).lease is not None
+        server.kill()
+        await until(lambda: away_of(store))
+        looked = await store.look("alice", limits, NOW, "ann")
+        assert looked.requests is not None
+        assert (looked.requests.limit, looked.requests.remaining) == (6, 18)
+        assert (await admit(store, limits, user="ann")).lease is not None
+        refused = await admit(store, limits, user="ann")
+        assert (refused.refused_by, refused.of_user) == ("concurrency", True)
+        for _ in range(3):
+            assert (await admit(store, limits, user="bob")).lease is not None
+        assert (await admit(store, limits, user="bob")).refused_by == "concurrency"
+
+
+async def test_late_word_about_a_user_is_settled(tmp_path: Path) -> None:
+    """A request that was let in without the store gives back the user's slot there, too."""
+    limits = Limits(user=Limits(concurrent=1))
+    async with shared(tmp_path, patience=SHORT) as (store, server):
+        server.hang()
+        lease = (await admit(store, limits, user="ann")).lease
+        assert lease is not None
+        assert lease.late is not None
+        server.go_on()
+        await until(lambda: back(store.shared))
+        assert (await store.shared.admit("alice", limits, 0, NOW, WALL, "ann")).of_user
+        store.settle(lease, 0, NOW, WALL)
+        assert (await store.shared.admit("alice", limits, 0, NOW, WALL, "ann")).lease is not None
 
 
 async def test_a_second_outage_begins_with_what_was_left_then(tmp_path: Path) -> None:

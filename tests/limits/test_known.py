@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from aiaas.limits.known import KNOWN_LIMIT, Holder, LastKnown
+from aiaas.limits.known import KNOWN_LIMIT, LastKnown
 from aiaas.limits.model import Lease, Limits, Rate
 from aiaas.limits.standing import Standing
 from aiaas.limits.state import State
 
-KEY, USER = Holder("a"), Holder("a", "u")
+KEY, USER = ("a", None), ("a", "u")
 
 
 def an_answer(slots: int = 0) -> Standing:
@@ -26,14 +26,14 @@ def test_state_of_the_latest_keys_is_known() -> None:
         known.answered("0", limits, 0, str(number), an_answer(7), 0.0)
     known.answered("another", Limits(), 0, "", an_answer(), 0.0)
     assert len(known) == 2 * KNOWN_LIMIT
-    assert known.take(Holder("1")) is None
-    taken = known.take(Holder("0"))
+    assert known.take(("1", None)) is None
+    taken = known.take(("0", None))
     assert taken is not None
     assert taken.standing.state.slots == 7
-    assert known.take(Holder("0")) is None
-    assert known.take(Holder("2")) is not None
-    assert (known.take(Holder("0", "4")), known.take(Holder("0", "u"))) == (None, None)
-    user = known.take(Holder("0", "5"))
+    assert known.take(("0", None)) is None
+    assert known.take(("2", None)) is not None
+    assert (known.take(("0", "4")), known.take(("0", "u"))) == (None, None)
+    user = known.take(("0", "5"))
     assert user is not None
     assert user.standing.state.slots == 0
 

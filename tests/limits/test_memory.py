@@ -82,6 +82,20 @@ async def test_record_that_still_counts_is_not_forgotten(limits: Limits, until: 
         assert len(store) == 1
 
 
+async def test_idle_users_are_forgotten_and_then_their_key() -> None:
+    """A record with users is kept as long as one of them counts, and no longer."""
+    store = MemoryStore()
+    limits = Limits(user=Limits(Rate(60, 1)))
+    for number in range(100):
+        await admit(store, limits, at=number, user=str(number))
+    users = store._states["alice"].users
+    assert users is not None
+    assert 1 <= len(users) < 5
+    for number in range(20):
+        await admit(store, Limits(Rate(60_000, 1)), at=200.0 + number, key=f"k{number}")
+    assert "alice" not in store._states
+
+
 async def test_keys_without_limits_leave_no_record_behind() -> None:
     """Unlimited keys cost no memory."""
     store = MemoryStore()

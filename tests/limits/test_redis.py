@@ -325,6 +325,46 @@ async def test_everything_expires_by_itself(redis_server: RedisServer) -> None:
         assert await store.command("EXISTS", "aiaas:{alice}:limits", "aiaas:{alice}:slots") == 0
 
 
+async def test_all_of_a_user_expires_by_itself(redis_server: RedisServer) -> None:
+    """State, slots and the list of users; a state as good as new goes at once."""
+    limits = Limits(concurrent=5, user=Limits(Rate(60, 10), concurrent=2))
+    async with running(redis_server) as store:
+        lease = (await store.admit("alice", limits, 0, 0.0, 0.0, "u")).lease
+        await store.admit("alice", limits, 0, 0.0, 0.0, "v")
+        assert lease is not None
+        keys = await store.command("KEYS", "aiaas:{alice}*")
+        assert isinstance(keys, list)
+        names = [b":slots", b":users", b":limits:u", b":limits:v", b":slots:u", b":slots:v"]
+        assert sorted(map(str, keys)) == sorted(str(b"aiaas:{alice}" + name) for name in names)
+        for name in names:
+            left = await store.command("PTTL", b"aiaas:{alice}" + name)
+            assert isinstance(left, int)
+            assert 0 < left <= 15_000
+        assert store.held_by(("alice", "u")) == 1
+        store.settle(lease, 0, 0.0, 0.0, ran=False)
+        assert await store.command("EXISTS", "aiaas:{alice}:limits:u", "aiaas:{alice}:slots:u") == 0
+        assert (await store.command("ZCARD", "aiaas:{alice}:slots"), store.held_by(("alice", "u"))) == (1, 0)
+
+
+async def test_slot_of_a_user_lives_as_long_as_its_request(redis_server: RedisServer) -> None:
+    """It is renewed, and another gateway sees it."""
+    limits = Limits(user=Limits(concurrent=1))
+    async with running(redis_server, lease=3.0) as store, connected(redis_server.url) as other:
+        lease = (await store.admit("alice", limits, 0, 0.0, 0.0, "u")).lease
+        assert lease is not None
+        ends = asyncio.get_running_loop().time() + 4.0
+        while asyncio.get_running_loop().time() < ends:
+            refused = await other.admit("alice", limits, 0, 0.0, 0.0, "u")
+            assert (refused.refused_by, refused.of_user) == ("concurrency", True)
+            await asyncio.sleep(0.1)
+        store.settle(lease, 0, 0.0, 0.0)
+        await until(lambda: is_free_for_user(other, limits))
+
+
+async def is_free_for_user(store: OpenStore, limits: Limits) -> bool:
+    return (await store.admit("alice", limits, 0, 0.0, 0.0, "u")).lease is not None
+
+
 # -- a server that misbehaves ----------------------------------------------------------------------------------------
 
 

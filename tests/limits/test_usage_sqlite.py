@@ -15,7 +15,7 @@ import pytest
 
 from aiaas.limits.usage import KeptUsage, UsageStoreError
 from aiaas.limits.usage_sqlite import BUSY, SqliteUsage, switch_to_wal
-from tests.limits.usage_conformance import ALICE, UsageConformance, sums
+from tests.limits.usage_conformance import ALICE, ANN, UsageConformance, sums
 
 
 @pytest.fixture
@@ -92,6 +92,18 @@ def test_switch_to_wal_raises_any_other_error() -> None:
     with pytest.raises(sqlite3.OperationalError):
         switch_to_wal(cast(sqlite3.Connection, connection))
     assert connection.asked == 1
+
+
+async def test_file_of_an_earlier_version_gets_users(store: SqliteUsage, file: Path) -> None:
+    """One without the table of users is read, and gets that table from the next writer."""
+    await store.add("1", {ALICE: sums()})
+    with closing(sqlite3.connect(file, isolation_level=None)) as earlier:
+        earlier.execute("DROP TABLE usage_by_user")
+    async with opened(file) as again:
+        assert await again.read(0, by_user=True) == {}
+        await again.add("2", {ALICE: sums(), ANN: sums()})
+        assert await again.read(0, by_user=True) == {ANN: sums()}
+        assert await again.read(0) == {ALICE: sums(2)}
 
 
 async def test_reading_changes_nothing(store: SqliteUsage, file: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 
-from aiaas.limits.usage import UsageKey, UsageStore, UsageSums
+from aiaas.limits.usage import MOST_USERS_A_DAY, OTHER_USERS, UsageKey, UsageStore, UsageSums
 
 TODAY = 20_780
 ALICE = UsageKey(TODAY, "4hT0bQ2x", "m")
 BOB = UsageKey(TODAY, "Zk2vQ8xL", "m")
+ANN = UsageKey(TODAY, "4hT0bQ2x", "", "0123456789abcdef")
 
 
 def sums(requests: int = 1, *, name: str = "alice", used: int = 100) -> UsageSums:
@@ -50,6 +51,38 @@ class UsageConformance:
         await store.add("1", {ALICE: sums(used=500), ALICE._replace(day=TODAY - 1): sums(used=400)})
         await store.add("2", {ALICE._replace(model="n"): sums(used=700), BOB: sums(used=100)})
         assert await store.last_used() == {ALICE.key_id: 700, BOB.key_id: 100}
+
+    async def test_users_have_sums_beside_those_of_models(self, store: UsageStore, other: UsageStore) -> None:
+        """Each kind is read alone, and adds up alone."""
+        await store.add("1", {ALICE: sums(3), ANN: sums(2), ANN._replace(user="-"): sums(1)})
+        await other.add("2", {ALICE: sums(1), ANN: sums(1), ANN._replace(day=TODAY + 1): sums(5)})
+        assert await store.read(0) == {ALICE: sums(4)}
+        users = {ANN: sums(3), ANN._replace(user="-"): sums(1), ANN._replace(day=TODAY + 1): sums(5)}
+        assert await store.read(0, by_user=True) == users
+        assert await store.read(TODAY + 1, by_user=True) == {ANN._replace(day=TODAY + 1): sums(5)}
+
+    async def test_no_usage_by_user_is_kept_at_first(self, store: UsageStore) -> None:
+        """Nor where there is usage by model."""
+        assert await store.read(0, by_user=True) == {}
+        await store.add("1", {ALICE: sums()})
+        assert await store.read(0, by_user=True) == {}
+
+    async def test_users_beyond_the_most_share_one_sum(self, store: UsageStore) -> None:
+        """Of a key and day, whichever came first; known ones go on, and so do other keys and days."""
+
+        def user(number: int) -> UsageKey:
+            return ANN._replace(user=f"{number:016x}")
+
+        await store.add("1", {user(number): sums() for number in range(MOST_USERS_A_DAY - 1)})
+        late = {user(number): sums() for number in range(MOST_USERS_A_DAY - 2, MOST_USERS_A_DAY + 3)}
+        others = {ANN._replace(day=TODAY + 1): sums(), BOB._replace(model="", user="ann"): sums(name="bob")}
+        await store.add("2", late | others)
+        kept = await store.read(0, by_user=True)
+        assert len(kept) == MOST_USERS_A_DAY + 1 + len(others)
+        assert kept[ANN._replace(user=OTHER_USERS)] == sums(3)
+        assert kept[user(MOST_USERS_A_DAY - 2)] == sums(2)
+        assert kept[user(MOST_USERS_A_DAY - 1)] == sums(1)
+        assert {at: kept[at] for at in others} == others
 
     async def test_large_counts_stay_exact(self, store: UsageStore) -> None:
         """A busy year has more LLM tokens than 32 bits hold."""

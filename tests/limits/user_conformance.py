@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from aiaas.limits.model import AdmissionResult, Lease, Limits, Rate, Store
+from aiaas.limits.state import MOST_USERS
 from tests.limits.conformance import MIDNIGHT, NOW, WALL, admit
 
 
@@ -147,6 +148,21 @@ class UserConformance:
         assert await by(store, "ann", with_users) == ("concurrency", True)
         store.settle(second, 0, NOW, WALL)
         assert await by(store, "ann", with_users) == LET_IN
+
+    async def test_least_recently_used_user_begins_anew(self, store: Store) -> None:
+        """After MOST_USERS others; the key's own limit holds, and a user who came again meanwhile is known."""
+        limits = Limits(Rate(1, MOST_USERS + 2), user=Limits(tokens_per_day=1))
+        for number, user in enumerate(("first", "second", *range(MOST_USERS - 2))):
+            assert await by(store, str(user), limits, 1, at=number / 1000) == LET_IN
+        at = MOST_USERS / 1000
+        assert await by(store, "first", limits, at=at) == LET_IN
+        assert await by(store, "another", limits, 1, at=at + 0.1) == LET_IN
+        assert await by(store, "first", limits, 1, at=at + 0.2) == ("quota", True)
+        assert await by(store, "second", limits, 1, at=at + 0.2) == ("requests", False)
+        of_user = replace(limits, requests=None)
+        assert await by(store, "0", of_user, 1, at=at + 0.3) == ("quota", True)
+        assert await by(store, "second", of_user, 1, at=at + 0.4) == LET_IN
+        assert await by(store, "0", of_user, 1, at=at + 0.5) == LET_IN
 
     async def test_users_of_two_keys_are_not_the_same(self, store: Store) -> None:
         """Also where they have one name."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from aiaas.keys.model import KeyLimits
 from aiaas.keys.ring import KeyRing
-from aiaas.keys.users import user_of
+from aiaas.keys.users import NO_USER, user_of
+from aiaas.limits.usage_sqlite import SqliteUsage
 from tests.fakes.vllm import FakeVllm, Hang, Send, json_answer
 from tests.proxy.conftest import KnownKey, Raw, Running, StartGateway, new_key
 
@@ -142,6 +144,27 @@ async def test_reload_adds_and_removes_limits_of_users(gateway: StartGateway, fa
     assert (got.status, got.header("x-ratelimit-remaining-requests")) == (200, "0")
     got = await client.post(BODY, headers={HEADER: "cat"})
     assert (got.status, got.json["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+async def test_usage_is_kept_by_user(gateway: StartGateway, fake_vllm: FakeVllm, tmp_path: Path) -> None:
+    """Under the hash of its name, with the tokens that were settled; a key without users has none."""
+    key, plain, file = app_key(KeyLimits(), KeyLimits()), new_key("plain"), tmp_path / "usage.db"
+    running = await gateway(fake_vllm, keys=(key, plain), usage=SqliteUsage(file))
+    client = await client_of(running, key)
+    fake_vllm.default = (Send(json_answer(USAGE)),)
+    for user, model in (("ann@example.com", "m"), ("ann@example.com", "alias"), ("bob", "m"), (None, "m")):
+        headers = {} if user is None else {HEADER: user}
+        assert (await client.post({**BODY, "model": model}, headers=headers)).status == 200
+    assert (await client.post(BODY, key=plain.text, headers={HEADER: "ann@example.com"})).status == 200
+    await running.quiet()
+    await running.usage.close()
+    reader = SqliteUsage(file)
+    kept = await reader.read(0, by_user=True)
+    await reader.close()
+    used = {at.user: (sums.name, sums.requests, sums.input_tokens, sums.output_tokens) for at, sums in kept.items()}
+    ann, bob = (user_of(key.record.id, name) for name in ("ann@example.com", "bob"))
+    assert used == {ann: ("app", 2, 6, 8), bob: ("app", 1, 3, 4), NO_USER: ("app", 1, 3, 4)}
+    assert b"ann@example.com" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 async def test_counting_tokens_has_a_bucket_of_each_user(gateway: StartGateway, fake_vllm: FakeVllm) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.limits.usage import KeptUsage, UsageKey, UsageStoreError, UsageSums, day_of
+from aiaas.limits.usage import OTHER_USERS, KeptUsage, UsageKey, UsageStoreError, UsageSums, day_of
 from aiaas.limits.usage_sqlite import SqliteUsage
 from aiaas.proxy import usage as module
 from aiaas.proxy.request.price import Charge
@@ -49,8 +49,8 @@ class ListStore:
         assert batch not in self.batches
         self.batches[batch] = usage
 
-    async def read(self, first_day: int) -> KeptUsage:
-        return self.sums()
+    async def read(self, first_day: int, *, by_user: bool = False) -> KeptUsage:
+        return {at: sums for at, sums in self.sums().items() if bool(at.user) is by_user}
 
     def sums(self) -> KeptUsage:
         """All batches together."""
@@ -117,6 +117,24 @@ async def test_requests_are_summed_by_day_key_and_model() -> None:
         UsageKey(20_781, "k1", "n"): UsageSums("alice", 1, 3, 4, 0, 0, int(NOON) + 43_200),
         UsageKey(20_780, "k2", "m"): UsageSums("bob", 1, 3, 4, 0, 0, int(NOON)),
     }
+
+
+async def test_requests_are_summed_by_user_where_there_are_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all models; users beyond the bound share one sum, and take no room from the sums of keys."""
+    monkeypatch.setattr(module, "MAX_SUMS", 2)
+    bench = Bench()
+    for user, model in (("", "m"), ("u1", "m"), ("u1", "n"), ("u2", "m"), ("u3", "m"), ("u4", "m")):
+        bench.settle(key_user=user, model=model)
+    await bench.recorder.close()
+    day = day_of(NOON)
+    assert {at: sums.requests for at, sums in bench.store.sums().items()} == {
+        UsageKey(day, "k1", "m"): 5,
+        UsageKey(day, "k1", "n"): 1,
+        UsageKey(day, "k1", "", "u1"): 2,
+        UsageKey(day, "k1", "", "u2"): 1,
+        UsageKey(day, "k1", "", OTHER_USERS): 2,
+    }
+    assert len(bench.store.batches) == 1
 
 
 async def test_request_that_no_backend_saw_does_not_count() -> None:

@@ -57,6 +57,17 @@ def test_cheap_requests_have_a_multiple_of_the_keys_rate(
     assert (cheap.requests, cheap.other, cheap.concurrent, cheap.cheap) == (rate, limits.requests, 3, True)
 
 
+def test_limits_of_users_have_no_default() -> None:
+    """They only narrow the key's, and have a bucket of cheap requests of their own."""
+    plan = plan_of(PLAN | {"rate_limit": {"tokens_per_minute": 9, "max_concurrent": 3}})
+    limits = effective_limits(plan, KeyLimits(), KeyLimits(requests_per_minute=6, burst=2))
+    assert limits.user == Limits(Rate(6, 2), other=Rate(60, 20))
+    assert replace(limits, user=None) == effective_limits(plan, KeyLimits())
+    assert cheap_limits(limits).user == Limits(Rate(60, 20), cheap=True, other=Rate(6, 2))
+    off = plan_of(PLAN | {"rate_limit": {"enabled": False}})
+    assert effective_limits(off, KeyLimits(), KeyLimits(requests_per_minute=6)) == UNLIMITED
+
+
 def test_cheap_requests_are_unlimited_where_limits_are_off() -> None:
     """`rate_limit.enabled: false` holds for all requests."""
     limits = effective_limits(plan_of(PLAN | {"rate_limit": {"enabled": False}}), KeyLimits(requests_per_minute=1))
