@@ -19,7 +19,7 @@ from aiaas.loadtest.sample import Generator, Run, RunEnd
 from aiaas.loadtest.slo import Bound, SloVerdict
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import GatewayCpu, RunSummary, Summary, bottleneck, fairness
-from aiaas.loadtest.sweep import knee
+from aiaas.loadtest.sweep import knee, still_grows
 
 LATENCY_TITLES: Final = (
     ("ttft", "TTFT", "time to first output event"),
@@ -107,7 +107,9 @@ def level_table(run: Run, levels: Sequence[Summary]) -> ReportTable:
     rows = []
     for summary in levels:
         used = () if not looked else ("-", "-", "-") if summary.cpu is None else _cpu_cells(summary.cpu)
-        mark = "knee" if best is not None and summary.level == best.level else "" if summary.held else "SLO missed"
+        mark = "" if summary.held else "SLO missed"
+        if summary is best:
+            mark = "still grows" if still_grows(levels) else "knee"
         rows.append(
             (
                 f"{summary.level:g}",
@@ -250,6 +252,10 @@ def remarks(shown: Shown) -> list[str]:
         found.append("the run crashed: its file has no end line, so the figures cover only the part before the crash")
     elif end.stopped_by:
         found.append(f"the run ended early ({end.stopped_by}); {end.unfinished} requests in flight are not counted")
+    levels = shown.summary.levels
+    if still_grows(levels):
+        load = "users" if shown.run.loop == "closed" else "requests/s"
+        found.append(f"no knee up to {levels[-1].level:g} {load}: output still grew there; sweep higher")
     if not summary.ok:
         found.append("not one request was answered, so there are no latencies")
     return found
@@ -283,6 +289,7 @@ def run_as_json(shown: Shown) -> dict[str, Any]:
     found |= msgspec.to_builtins(shown.summary)
     best = knee(shown.summary.levels) if shown.summary.levels else None
     found["knee"] = None if best is None else best.level
+    found["knee_reached"] = best is not None and not still_grows(shown.summary.levels)
     found["held"] = holds(shown.summary)
     found["overhead"] = None if shown.overhead is None else msgspec.to_builtins(shown.overhead)
     found["end"] = None if shown.end is None else msgspec.to_builtins(shown.end)

@@ -85,6 +85,11 @@ def knee(done: Sequence[Summary]) -> Summary | None:
     return found
 
 
+def still_grows(done: Sequence[Summary]) -> bool:
+    """Whether the last level's output still grew with the load: the knee then lies beyond it."""
+    return bool(done) and knee(done) is done[-1]
+
+
 def _output(summary: Summary) -> float:
     """Return output tokens per second, or answers per second if the server does not count tokens."""
     return summary.output_tokens_per_second or summary.requests_per_second or 1e-9

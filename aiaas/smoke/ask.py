@@ -24,6 +24,8 @@ WORTH_SAYING: Final = 1.0  # seconds; report longer waits
 LONGEST_REST: Final = 180.0  # seconds; the plan's burst of 20 at 10 a minute is whole again after 120
 # Limits that a short wait lifts; a day's quota is not among them.
 PASSING: Final = ("rate_limit_exceeded", "tokens_limit_exceeded", "concurrency_limit_exceeded")
+# The gateway's code where no endpoint of the model can be reached.
+NO_ENGINE: Final = "no_healthy_backend"
 Say = Callable[[str], None]
 
 
@@ -82,6 +84,7 @@ class Asker:
 
     model    to ask for; None until the list of models arrives
     refused  whether the server refused the key; checks that need it are then skipped
+    no_engine  whether the gateway answered that it reaches no engine; checks that need an answer are then skipped
     rested   seconds spent waiting for the key's own limit; a check's duration does not include them
     """
 
@@ -89,6 +92,7 @@ class Asker:
         self.settings = settings
         self.model = settings.model
         self.refused = False
+        self.no_engine = False
         self.rested = 0.0
         self._say = say
         self._clients: dict[str, HttpClient] = {}
@@ -124,13 +128,14 @@ class Asker:
     async def _patiently(
         self, body: bytes, answer: Callable[[], Answer], leave: int | None, timeout: float | None = None
     ) -> tuple[Seen, bool]:
-        for _ in range(ATTEMPTS - 1):
+        for attempt in range(1, ATTEMPTS + 1):
             seen, left = await self._send("POST", self.path, self.settings.key, body, answer(), None, leave, timeout)
             wait = wait_told(seen)
-            if wait is None:
-                return seen, left
+            if wait is None or attempt == ATTEMPTS:
+                break
             await self.rest(wait, "as the key's own limit asks")
-        return await self._send("POST", self.path, self.settings.key, body, answer(), None, leave, timeout)
+        self.no_engine = self.no_engine or (seen.status == 503 and seen.code == NO_ENGINE)
+        return seen, left
 
     async def rest(self, seconds: float, why: str) -> None:
         """Sleep up to LONGEST_REST seconds; report waits above WORTH_SAYING."""

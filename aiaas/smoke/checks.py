@@ -207,6 +207,11 @@ class Check:
     keyed: bool
     make: Callable[[Asker], Awaitable[Verdict]]
 
+    @property
+    def generates(self) -> bool:
+        """Whether it needs an engine that answers: the gateway itself answers the others."""
+        return self.keyed and self.make not in (_request_id, _unknown_model, _priority, _large_body)
+
 
 MODELS_CHECK: Final = "models"
 CERTIFICATE: Final = "certificate"

@@ -2,7 +2,7 @@
 
 It first connects (EnvironmentFault where the server cannot be reached), then runs the checks in their order. Where the
 certificate does not verify, only the certificate check runs; where the server refuses the key, the checks that need it
-are skipped. So each fault is reported once.
+are skipped, and where the gateway reaches no engine, those that need an answer. So each fault is reported once.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ async def run_checks(settings: SmokeSettings, names: Sequence[str], begin: Say, 
     asker = Asker(settings, say)
     try:
         untrusted = await _reach(asker)
+        dead: str | None = None  # the check that found no engine
         for check in wanted:
             begin(check.name)
             began, rested = time.perf_counter(), asker.rested
-            reason = _obstacle(check, asker, untrusted)
+            reason = _obstacle(check, asker, untrusted, dead)
             verdict: Verdict = await check.make(asker) if reason is None else skipped(reason)
             took = time.perf_counter() - began - (asker.rested - rested)
+            if asker.no_engine and dead is None:
+                dead = check.name
             tell(result_of(check.name, verdict, None if verdict.held is None else took, secrets))
     finally:
         asker.close()
@@ -63,12 +66,14 @@ async def _reach(asker: Asker) -> bool:
     raise EnvironmentFault(f"{target.url}: {with_hint(seen.error, seen.detail)}")
 
 
-def _obstacle(check: Check, asker: Asker, untrusted: bool) -> str | None:
+def _obstacle(check: Check, asker: Asker, untrusted: bool, dead: str | None) -> str | None:
     """Why a check cannot run, or None."""
     if untrusted and check.name not in (CERTIFICATE, "redirect"):
         return f"the certificate is not trusted; see `{CERTIFICATE}` (--insecure continues anyway)"
     if check.keyed and asker.refused:
         return f"the server refuses the key; see `{MODELS_CHECK}`" if asker.settings.key else "needs a key"
+    if check.generates and dead is not None:
+        return f"not judged: the gateway reaches no engine; see `{dead}`"
     if check.keyed and asker.model is None:
         return f"the model is unknown; see `{MODELS_CHECK}`"
     return None

@@ -98,6 +98,17 @@ def test_a_sweep_marks_its_knee() -> None:
     assert table.rows[2][1:3] == ("195", "1.00")
 
 
+def test_a_sweep_that_still_grows_has_no_knee() -> None:
+    """It lies beyond the last level: the table, the remark and the JSON say so."""
+    end = RunEnd(windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2)))
+    samples = [sample(float(at), e2e=0.9, output_tokens=100 * level, level=level) for at, level in ((0, 1), (1, 2))]
+    run = shown(*samples, end=end)
+    assert [cells[-1] for cells in tables(run)[0].rows] == ["", "still grows"]
+    assert "no knee up to 2 users: output still grew there; sweep higher" in remarks(run)
+    found = run_as_json(run)
+    assert (found["knee"], found["knee_reached"]) == (2, False)
+
+
 def test_a_level_shows_the_gateways_cpu_where_somebody_looked() -> None:
     """Cores, and the CPU of a request and an output token; without measurements the columns are missing."""
     windows = (Window(0.0, 1.0, 1, GatewayUse(0.022, 2.0)), Window(1.0, 2.0, 2))

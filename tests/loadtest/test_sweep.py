@@ -8,7 +8,7 @@ from aiaas.errors import UsageError
 from aiaas.loadtest.sample import RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Summary, summarize
-from aiaas.loadtest.sweep import Sweep, goes_on, knee, parse_sweep
+from aiaas.loadtest.sweep import Sweep, goes_on, knee, parse_sweep, still_grows
 from tests.loadtest.samples import failed, sample
 
 
@@ -82,3 +82,4 @@ def test_the_knee_is_the_last_level_worth_its_load(levels: list[Summary], at: fl
     """Half of the load's growth must come out."""
     found = knee(levels)
     assert (None if found is None else found.level) == at
+    assert still_grows(levels) == (at == 4 and len(levels) == 3 and levels[-1].held)

@@ -289,6 +289,20 @@ async def test_a_refused_key_is_told_once(good: FakeGateway) -> None:
     assert "sk-other" not in str(results)
 
 
+async def test_a_dead_backend_is_one_failed_check(good: FakeGateway) -> None:
+    """The checks that need an answer are not judged; all others are."""
+    error = {"message": "no", "type": "server_error", "code": "no_healthy_backend"}
+    dead = (Send(json_answer({"error": error}, status=503)),)
+    good.breaks = {check.name: dead for check in CHECKS if check.generates}
+    results = await run(settings_of(good))
+    assert [name for name, result in results.items() if result.outcome == "failed"] == ["completion"]
+    assert "the gateway cannot reach an engine" in results["completion"].hint
+    unjudged = [name for name, result in results.items() if result.seen.startswith("not judged: the gateway")]
+    assert {"stream", "stream-usage", "stream-pace", "class", "usage", "rate-limit"} <= set(unjudged)
+    assert results["stream"].seen.endswith("see `completion`")
+    assert results["models"].outcome == results["unknown-model"].outcome == "passed"
+
+
 async def test_nobody_there_is_one_line() -> None:
     """And no check at all."""
     with socket.socket() as bound:

@@ -25,7 +25,7 @@ from aiaas.loadtest.html.style import STYLE
 from aiaas.loadtest.html.sweepfigures import sweep_figures
 from aiaas.loadtest.report import ReportTable, Shown, compare_table, holds, number, remarks, seconds, share, tables
 from aiaas.loadtest.summary import Summary
-from aiaas.loadtest.sweep import knee
+from aiaas.loadtest.sweep import knee, still_grows
 
 CONTENT_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 HOW: Final = (
@@ -78,9 +78,10 @@ def _verdict(runs: Sequence[ToldRun]) -> str:
     levels = runs[0].shown.summary.levels
     if len(runs) == 1 and levels:
         best = knee(levels)
-        return (
-            "Every level missed the SLO." if best is None else f"The SLO holds at the knee, {runs[0].at(best.level)}."
-        )
+        if best is None:
+            return "Every level missed the SLO."
+        where = "up to the highest level" if still_grows(levels) else "at the knee"
+        return f"The SLO holds {where}, {runs[0].at(best.level)}."
     if not missed:
         return "The run met its SLO." if len(runs) == 1 else "Every run with an SLO met it."
     return "The run missed its SLO." if len(runs) == 1 else f"The SLO was missed by {', '.join(missed)}."
@@ -151,6 +152,8 @@ def _where(told: ToldRun) -> str:
     best = knee(levels)
     if best is None:
         return f"There is no knee; at the first level, {told.at(levels[0].level)}:"
+    if still_grows(levels):
+        return f"At the highest level, {told.at(best.level)}; there is no knee up to there:"
     return f"At the knee, {told.at(best.level)}:"
 
 

@@ -36,7 +36,7 @@ from aiaas.loadtest.report import LATENCY_TITLES, ReportTable, number, overhead_
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.stats import Interval, Spread
 from aiaas.loadtest.summary import fairness
-from aiaas.loadtest.sweep import knee
+from aiaas.loadtest.sweep import knee, still_grows
 
 LABELS: Final = {name: label for name, label, _ in LATENCY_TITLES}
 MOST_ERROR_KINDS: Final = 8
@@ -201,7 +201,7 @@ def distribution_figures(name: str, told: ToldRun) -> list[Figure]:
 def _groups(told: ToldRun) -> list[tuple[str, Sequence[Sample]]]:
     levels = told.shown.summary.levels
     if levels:
-        best = knee(levels)
+        best = None if still_grows(levels) else knee(levels)
         wanted = {levels[0].level, levels[-1].level} | ({best.level} if best is not None else set())
         return [
             (f"at {told.at(level)}{' (the knee)' if best is not None and level == best.level else ''}", samples)

@@ -21,7 +21,7 @@ from aiaas.loadtest.html.svg import Axis
 from aiaas.loadtest.report import level_table, number, seconds
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary
-from aiaas.loadtest.sweep import knee
+from aiaas.loadtest.sweep import knee, still_grows
 
 WIDE: Final = 8.0  # the highest level divided by the lowest; from here on the axis is logarithmic
 
@@ -57,9 +57,12 @@ def _output(name: str, told: ToldRun, levels: Sequence[Summary]) -> Figure:
     y = svg.upward(words, map(read, levels), tick_number)
     best = knee(levels)
     headline = f"There is no knee: the first of {len(levels)} levels failed or missed the SLO"
-    if best is not None:
+    if still_grows(levels):
+        last = levels[-1]
+        headline = f"No knee up to {told.at(last.level)}: {number(read(last))} {words}, and still growing"
+    elif best is not None:
         headline = f"The knee is at {told.at(best.level)}: {number(read(best))} {words}"
-    marks = [*_knee(best, x, y), *_series(x, y, levels, read, words, told, 1)]
+    marks = [*_knee(levels, x, y), *_series(x, y, levels, read, words, told, 1)]
     return Figure(
         headline,
         "Up to the knee, output grows at least half as much as load, and the SLO holds; beyond it, requests wait.",
@@ -79,8 +82,7 @@ def _latency(name: str, told: ToldRun, levels: Sequence[Summary], latency: str, 
     limits = [bound.limit for bound in told.bounds if bound.name == latency]
     top, bottom = max(each.p99 for _, each in known), min(each.p50 for _, each in known)
     y = duration_axis([bottom, top, *(each for each in limits if each <= 4 * top)], log=top > MUCH_SPREAD * bottom)
-    best = knee(levels)
-    marks: list[Element | None] = [*_knee(best, x, y), bound_line(told, latency, x, y)]
+    marks: list[Element | None] = [*_knee(levels, x, y), bound_line(told, latency, x, y)]
     keys = []
     for series, percent in ((1, "p50"), (2, "p99")):
         points = [(summary.level, getattr(each, percent)) for summary, each in known]
@@ -129,7 +131,7 @@ def _goodput(name: str, told: ToldRun, levels: Sequence[Summary]) -> Figure | No
     y = svg.upward("answers/s", map(answers, levels), tick_number)
     most = max(levels, key=good)
     marks = [
-        *_knee(knee(levels), x, y),
+        *_knee(levels, x, y),
         *_series(x, y, levels, answers, "answers/s", told, 1),
         *_series(x, y, levels, good, "answers/s within the SLO", told, 3, dashed=True),
     ]
@@ -160,8 +162,9 @@ def _series(
     return [svg.line(x, y, points, series, dashed=dashed), svg.dots(x, y, named, series)]
 
 
-def _knee(best: Summary | None, x: Axis, y: Axis) -> list[Element]:
-    return [] if best is None else [svg.moment(x, y, best.level, "knee")]
+def _knee(levels: Sequence[Summary], x: Axis, y: Axis) -> list[Element]:
+    best = knee(levels)
+    return [] if best is None or still_grows(levels) else [svg.moment(x, y, best.level, "knee")]
 
 
 def _describe(
