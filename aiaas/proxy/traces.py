@@ -63,20 +63,28 @@ class Tracing:
 
     def begin(self, plan: TracesPlan, request: HttpRequest, peer: str, trusted: Networks) -> Trace:
         """The trace of a request that has just come from `peer`."""
-        parent = context_of(request.values)
         sampled = self._draw() < plan.sample_ratio
-        if parent is not None and parent.sampled and not sampled:
-            sampled = is_trusted(peer, trusted)
+        parent_id, state, line, span_id = None, "", "", self._new_span_id()
+        context = context_of(request.values)
+        if context is None:
+            trace_id = self._new_trace_id()
+        else:
+            trace_id, parent_id, flag, state = context
+            if flag and not sampled:
+                sampled = is_trusted(peer, trusted)
+            if state:
+                line = f"tracestate: {state}\r\n"
         flags = "01" if sampled or plan.engine_spans == "all" else "00"
-        trace_id = self._new_trace_id() if parent is None else parent.trace_id
-        return Trace(trace_id, parent, sampled, flags, self._new_span_id(), self._new_span_id)
+        lines = f"traceparent: 00-{trace_id}-{span_id}-{flags}\r\n{line}"
+        return Trace(trace_id, parent_id, state, sampled, span_id, lines)
 
     def ended(self, record: Record, trace: Trace, duration: float) -> None:
         """Export the trace of a request that has ended, or forget it."""
-        plan = self.plan
-        if plan is None or record.key_id is None:
+        plan, ttft = self.plan, record.ttft
+        if plan is None:
             return
-        is_slow = duration >= plan.slow_after or (record.ttft is not None and record.ttft >= plan.slow_ttft)
-        if trace.sampled or is_slow or is_failed(record):
+        is_slow = duration >= plan.slow_after or (ttft is not None and ttft >= plan.slow_ttft)
+        is_whole = record.status < 400 and record.error_code is None  # nearly always
+        if (trace.sampled or is_slow or not (is_whole or not is_failed(record))) and record.key_id is not None:
             spans = spans_of(record, trace, duration, self._wall() - time.monotonic(), self._scheme)
             self.exporter.add(encoded(spans), len(spans))

@@ -385,7 +385,7 @@ def passed_headers(headers: Mapping[str, str], record: Record) -> bytes:
     lines = f"x-request-id: {record.request_id}\r\n"
     anthropic = record.path in paths.ANTHROPIC
     if record.trace is not None:
-        lines += record.trace.header_lines
+        lines += record.trace.lines
         return header_values(headers, _TRACED_ANTHROPIC if anthropic else _TRACED, lines)
     return header_values(headers, _FORWARDED_ANTHROPIC if anthropic else _FORWARDED, lines)
 

@@ -54,7 +54,7 @@ def spans_of(record: Record, trace: Trace, duration: float, zero: float, scheme:
     zero    POSIX seconds at which `time.monotonic` was 0
     scheme  of the URL that the client used
     """
-    own_id = trace.new_id()
+    own_id = trace.request_id()
     ended = record.started + duration
 
     def span(
@@ -71,24 +71,25 @@ def spans_of(record: Record, trace: Trace, duration: float, zero: float, scheme:
         }
         if span_id != own_id:
             made["parentSpanId"] = own_id
-        elif trace.parent is not None:
-            made["parentSpanId"] = trace.parent.span_id
-        if trace.parent is not None and trace.parent.state:
-            made["traceState"] = trace.parent.state
+        elif trace.parent_id is not None:
+            made["parentSpanId"] = trace.parent_id
+        if trace.state:
+            made["traceState"] = trace.state
         if attributes.get("error.type") is not None:
             made["status"] = {"code": _ERROR}
         return made
 
     spans = [span(own_id, f"POST {record.path}", _SERVER, (record.started, ended), _of_request(record, scheme))]
-    for began, waited in trace.waits:
+    for number, (began, waited) in enumerate(trace.waits):
         waiting = {"aiaas.queue.position": record.queue_position or None, "aiaas.class": record.priority_class}
-        spans.append(span(trace.new_id(), "queue", _INTERNAL, (began, began + waited), waiting))
+        spans.append(span(trace.wait_id(number), "queue", _INTERNAL, (began, began + waited), waiting))
     operation = _OPERATIONS.get(record.path) or record.path.rpartition("/")[2]
-    for number, attempt in enumerate(trace.attempts):
-        times = (attempt.began, ended if attempt.ended is None else attempt.ended)
-        is_last = number == len(trace.attempts) - 1
+    attempts = trace.attempts(record.backend, ended)
+    for number, attempt in enumerate(attempts):
+        times = (attempt.began, attempt.ended)
+        is_last = number == len(attempts) - 1
         attributes = _of_attempt(attempt, number, operation) | (_of_answer(record, attempt) if is_last else {})
-        made = span(attempt.span_id, f"{operation} {attempt.model}", _CLIENT, times, attributes)
+        made = span(trace.attempt_id(number), f"{operation} {attempt.model}", _CLIENT, times, attributes)
         if is_last and record.ttft is not None:
             first = _nanoseconds(zero + record.started + record.ttft)
             made["events"] = [{"timeUnixNano": first, "name": FIRST_TOKEN}]

@@ -3,6 +3,9 @@
 `context_of` reads a client's `traceparent` and `tracestate`. A valid trace id is continued, from strangers as well;
 `proxy/traces.py` decides whether to export the trace. `Trace` collects what a Record does not have: when the request
 waited in the queue, and when each attempt began and ended. Times are those of `time.monotonic`.
+
+Nearly all traces are never exported, so that making one has to be cheap: 10,000 instructions for all of it. So only the
+first attempt has a span id from the start; the others are derived from it.
 """
 
 from __future__ import annotations
@@ -17,54 +20,54 @@ from aiaas.plan.model import EndpointPlan
 
 TRACE_ID_BYTES: Final = 16
 SPAN_ID_BYTES: Final = 8
-# Version, trace id, parent's span id, flags; then what a version later than 00 may add. The version ff and ids of zeros
-# are invalid.
-_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
-_SAMPLED: Final = 0x01
+# Trace id, the parent's span id, flags. A later version may append fields; ff is not a version. (In two expressions, as
+# a lookahead costs more than the rest, and a later version is yet to come.)
+_version_00 = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z").match
+_later = re.compile(r"(?!00|ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?\Z").match
+_NO_TRACE: Final = "0" * 2 * TRACE_ID_BYTES
+_NO_SPAN: Final = "0" * 2 * SPAN_ID_BYTES
+_SAMPLED: Final = "13579bdf"  # the last digit of flags with bit 0
 # Characters of a tracestate that every participant has to pass on; a longer one is dropped. It goes into every span.
 LONGEST_STATE: Final = 512
-_STATE = re.compile(r"[\x20-\x7e\t]+\Z")
+# Of the span ids of one trace: attempts count from 0, the request has this number, waits count from the next one.
+_REQUEST: Final = 0x10000
 
 
-class Context(msgspec.Struct, frozen=True, gc=False):
-    """The client's side of a trace: its id, the span that the request belongs to, and its flag `sampled`."""
-
-    trace_id: str
-    span_id: str
-    sampled: bool
-    state: str
+# The client's side of a trace: its id, the span that the request belongs to, its flag `sampled`, and its tracestate.
+Context = tuple[str, str, bool, str]
 
 
 def context_of(values: Callable[[str], Sequence[str]]) -> Context | None:
     """The context in a request's headers, of which `values` gives all of one name. None if there is none or it is
     invalid: then a new trace begins."""
-    sent = values("traceparent")
-    if len(sent) != 1:
+    found = values("traceparent")
+    if len(found) != 1:
         return None
-    match = _TRACEPARENT.match(sent[0])
-    if match is None or (match[1] == "00" and match[5]):
+    match = _version_00(found[0]) or _later(found[0])
+    if match is None:
+        return None
+    trace_id, span_id, flags = match.groups()
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     state = ",".join(values("tracestate"))
-    if len(state) > LONGEST_STATE or _STATE.match(state) is None:
+    if len(state) > LONGEST_STATE or not (state.isascii() and state.isprintable()):
         state = ""
-    return Context(match[2], match[3], int(match[4], 16) & _SAMPLED == _SAMPLED, state)
+    return trace_id, span_id, flags[1] in _SAMPLED, state
 
 
-class Attempt(msgspec.Struct, gc=False):
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One try to get an answer from an endpoint.
 
     model   the name that the endpoint serves it under
-    ended   None for the last one, which ends with its request
     status  of the endpoint's answer if it is an error that may be tried again, else 0
     error   the kind of failure, or None
     """
 
-    span_id: str
-    backend: str
+    backend: str | None
     endpoint: EndpointPlan
     model: str
     began: float
-    ended: float | None = None
+    ended: float
     status: int = 0
     error: str | None = None
 
@@ -72,41 +75,51 @@ class Attempt(msgspec.Struct, gc=False):
 class Trace(msgspec.Struct):
     """The trace of one request, from its arrival on.
 
-    parent    the client's context, or None where the trace begins here
+    parent_id, state  the client's span and its tracestate; None and empty where the trace begins here
     sampled   export it, however the request ends
-    flags     for the endpoint: "01" asks it to export its spans
-    first_id  the span id of the first attempt, which stands in the headers for the endpoint
-    new_id    makes further span ids
+    first_id  the span id of the first attempt
+    lines     complete header lines for the endpoint, with `first_id`
     waits     in the queue: when each began, and how many seconds it took
+    failed    the attempts that ended without a whole answer
+    began, endpoint, model  of the present attempt; `began` is 0 without one
     """
 
     trace_id: str
-    parent: Context | None
+    parent_id: str | None
+    state: str
     sampled: bool
-    flags: str
     first_id: str
-    new_id: Callable[[], str]
-    waits: list[tuple[float, float]] = []
-    attempts: list[Attempt] = []
+    lines: str
+    waits: Sequence[tuple[float, float]] = ()
+    failed: Sequence[Attempt] = ()
+    began: float = 0.0
+    endpoint: EndpointPlan | None = None
+    model: str = ""
 
-    @property
-    def header_lines(self) -> str:
-        """Complete header lines for the endpoint."""
-        lines = f"traceparent: 00-{self.trace_id}-{self.first_id}-{self.flags}\r\n"
-        if self.parent is not None and self.parent.state:
-            lines += f"tracestate: {self.parent.state}\r\n"
-        return lines
+    def retry(self, passed: bytes) -> bytes:
+        """Header lines like `passed`, which has those of the first attempt, for the attempt after the failed ones."""
+        return passed.replace(self.first_id.encode(), self.attempt_id(len(self.failed)).encode())
 
-    def attempt(self, backend: str, endpoint: EndpointPlan, model: str, passed: bytes, now: float) -> bytes:
-        """Note that an attempt begins. Return `passed`, header lines with those of the first attempt, for this one."""
-        span_id = self.first_id
-        if self.attempts:
-            span_id = self.new_id()
-            passed = passed.replace(self.first_id.encode(), span_id.encode())
-        self.attempts.append(Attempt(span_id, backend, endpoint, model, now))
-        return passed
-
-    def attempt_failed(self, status: int, error: str | None, now: float) -> None:
+    def attempt_failed(self, backend: str | None, status: int, error: str | None, now: float) -> None:
         """Note that the present attempt has ended without a whole answer."""
-        attempt = self.attempts[-1]
-        attempt.ended, attempt.status, attempt.error = now, status, error
+        assert self.endpoint is not None
+        attempt = Attempt(backend, self.endpoint, self.model, self.began, now, status, error)
+        self.failed, self.began = (*self.failed, attempt), 0.0
+
+    def attempts(self, backend: str | None, now: float) -> Sequence[Attempt]:
+        """All attempts of a request that ends now; the present one is at `backend`."""
+        if not self.began or self.endpoint is None:
+            return self.failed
+        return (*self.failed, Attempt(backend, self.endpoint, self.model, self.began, now))
+
+    def attempt_id(self, number: int) -> str:
+        """The span id of an attempt; numbers count from 0."""
+        return f"{int(self.first_id, 16) ^ number:016x}"
+
+    def request_id(self) -> str:
+        """The span id of the request."""
+        return self.attempt_id(_REQUEST)
+
+    def wait_id(self, number: int) -> str:
+        """The span id of a wait; numbers count from 0."""
+        return self.attempt_id(_REQUEST + 1 + number)

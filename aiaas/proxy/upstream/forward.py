@@ -45,7 +45,6 @@ from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.request.price import used_by
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Attempt, Record
-from aiaas.proxy.telemetry.trace import Trace
 from aiaas.proxy.upstream.attempt import LACKS_PATH, WHOLE, Again, End, Outcome, is_from_between, retry_after
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
@@ -158,8 +157,10 @@ async def _attempt(
     record.upstream = endpoint.plan.url
     record.phase = "waiting"
     record.events = 0
-    if record.trace is not None:
-        ticket = _traced(ticket, record.trace, target, endpoint)
+    if (trace := record.trace) is not None:
+        if trace.failed:
+            ticket = msgspec.structs.replace(ticket, passed=trace.retry(ticket.passed))
+        trace.began, trace.endpoint, trace.model = time.monotonic(), endpoint.plan, target.served_name
     pool = endpoint.pool
     # A retry gets a connection of its own: what closed one idle connection may have closed more.
     connection = None if record.retries else pool.take_idle(now)
@@ -181,13 +182,6 @@ async def _attempt(
         relay.abort()
 
 
-def _traced(ticket: Ticket, trace: Trace, target: RouteTarget, endpoint: EndpointState) -> Ticket:
-    """The ticket for an attempt that begins now, whose span is the parent of the engine's."""
-    name, now = target.backend.name, time.monotonic()
-    passed = trace.attempt(name, endpoint.plan, target.served_name, ticket.passed, now)
-    return ticket if passed is ticket.passed else msgspec.structs.replace(ticket, passed=passed)
-
-
 def _report(record: Record, endpoint: EndpointState, outcome: Outcome, again: Again | None, seconds: float) -> None:
     """Report the endpoint's own faults to its health. Being busy is not a fault (vLLM's 503: try another replica)."""
     failure = outcome.failure
@@ -196,7 +190,7 @@ def _report(record: Record, endpoint: EndpointState, outcome: Outcome, again: Ag
     record.attempts = [*(record.attempts or ()), attempt]
     if record.trace is not None:
         error = str(outcome.status) if failure is None else record.error_code or failure.kind.value
-        record.trace.attempt_failed(outcome.status, error, time.monotonic())
+        record.trace.attempt_failed(record.backend, outcome.status, error, time.monotonic())
     if is_from_between(outcome):
         endpoint.report_failure(f"status {outcome.status} from a proxy in front of vLLM")
     elif failure is not None and failure.kind is FailureKind.ENGINE:

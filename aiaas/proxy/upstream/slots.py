@@ -179,7 +179,7 @@ async def _wait_in_queues(
         waited = loop.time() - began
         record.queue_seconds += waited
         if record.trace is not None:
-            record.trace.waits.append((began, waited))
+            record.trace.waits = (*record.trace.waits, (began, waited))
         if waits:
             metrics.timings.queue_wait.labels(ticket.priority_class).observe(waited)
     if waiter.displaced:

@@ -59,7 +59,7 @@ def test_a_request_is_one_line_with_all_its_fields() -> None:
 def test_a_traced_request_names_its_trace() -> None:
     """As the last field; without a trace it is not there."""
     log, blocks = new_log()
-    log.request(Record("id", "/v1/x", 0.0, "1.2.3.4", trace=Trace("a" * 32, None, False, "00", "b" * 16, str)), 0.0)
+    log.request(Record("id", "/v1/x", 0.0, "1.2.3.4", trace=Trace("a" * 32, None, "", False, "b" * 16, "")), 0.0)
     log.flush()
     (line,) = lines_of(blocks)
     assert list(line.items())[len(FIELDS) :] == [("trace_id", "a" * 32)]

@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.telemetry.spans import encoded, envelope, is_failed, spans_of
-from aiaas.proxy.telemetry.trace import Attempt, Context, Trace
+from aiaas.proxy.telemetry.trace import Trace
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -32,15 +32,10 @@ def record_of(**facts: Any) -> Record:
     return Record("req-1", CHAT, 100.0, "192.0.2.1", **known | facts)
 
 
-def trace_of(*attempts: Attempt, parent: Context | None = None) -> Trace:
-    """A trace whose further span ids count up."""
-    ids = iter(f"{number:016x}" for number in range(1, 100))
-    return Trace(TRACE, parent, True, "01", "a" * 16, lambda: next(ids), attempts=list(attempts))
-
-
-def attempt_of(span_id: str = "a" * 16, **facts: Any) -> Attempt:
-    """An attempt that began 0.1 s after the request's arrival."""
-    return Attempt(span_id, "vllm", EndpointPlan("http://v:8000", "v", 8000, False, "", {}), "m", 100.1, **facts)
+def trace_of(*, parent_id: str | None = None, state: str = "") -> Trace:
+    """A sampled trace whose present attempt began 0.1 s after the request's arrival."""
+    endpoint = EndpointPlan("http://v:8000", "v", 8000, False, "", {})
+    return Trace(TRACE, parent_id, state, True, "a" * 16, "", began=100.1, endpoint=endpoint, model="m")
 
 
 def parsed(record: Record, trace: Trace, duration: float = 2.0) -> ExportTraceServiceRequest:
@@ -77,7 +72,7 @@ def hexadecimal(value: bytes) -> str:
 
 def test_an_export_request_is_read_by_otlps_own_messages() -> None:
     """Every field is one of OTLP's, with its type: enums, 64-bit integers, nested values, the resource."""
-    message = parsed(record_of(), trace_of(attempt_of()))
+    message = parsed(record_of(), trace_of())
     (resource,) = message.resource_spans
     assert {one.key: _plain(one.value) for one in resource.resource.attributes} == {
         "service.name": "aiaas",
@@ -88,7 +83,8 @@ def test_an_export_request_is_read_by_otlps_own_messages() -> None:
     request, attempt = spans_in(message)
     assert (request.kind, attempt.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
     assert hexadecimal(request.trace_id) == hexadecimal(attempt.trace_id) == TRACE
-    assert hexadecimal(attempt.parent_span_id) == hexadecimal(request.span_id) == "0000000000000001"
+    assert hexadecimal(attempt.parent_span_id) == hexadecimal(request.span_id)
+    assert hexadecimal(attempt.span_id) == "a" * 16
     assert not request.parent_span_id
     assert request.end_time_unix_nano - request.start_time_unix_nano == 2_000_000_000
     assert request.start_time_unix_nano == int((ZERO + 100.0) * 1e9)
@@ -97,7 +93,7 @@ def test_an_export_request_is_read_by_otlps_own_messages() -> None:
 
 def test_the_request_says_whose_it_was_and_how_it_ended() -> None:
     """In the words of the conventions for HTTP; null facts are left out."""
-    request, _ = spans_in(parsed(record_of(sent=100, request_bytes=50), trace_of(attempt_of())))
+    request, _ = spans_in(parsed(record_of(sent=100, request_bytes=50), trace_of()))
     assert request.name == f"POST {CHAT}"
     assert attributes_of(request) == {
         "http.request.method": "POST",
@@ -121,7 +117,7 @@ def test_the_request_says_whose_it_was_and_how_it_ended() -> None:
 
 def test_an_attempt_is_a_genai_client_span() -> None:
     """Operation, provider, model, tokens and the first token, as the conventions for GenAI name them."""
-    _, attempt = spans_in(parsed(record_of(), trace_of(attempt_of())))
+    _, attempt = spans_in(parsed(record_of(), trace_of()))
     assert attempt.name == "chat m"
     attributes = attributes_of(attempt)
     assert attributes.pop("gen_ai.response.time_to_first_chunk") == pytest.approx(0.4)
@@ -144,8 +140,7 @@ def test_an_attempt_is_a_genai_client_span() -> None:
 
 def test_a_clients_context_is_the_parent() -> None:
     """With its tracestate on every span."""
-    trace = trace_of(attempt_of(), parent=Context(TRACE, PARENT, False, "a=1"))
-    request, attempt = spans_in(parsed(record_of(), trace))
+    request, attempt = spans_in(parsed(record_of(), trace_of(parent_id=PARENT, state="a=1")))
     assert hexadecimal(request.parent_span_id) == PARENT
     assert attempt.parent_span_id == request.span_id
     assert (request.trace_state, attempt.trace_state) == ("a=1", "a=1")
@@ -153,9 +148,10 @@ def test_a_clients_context_is_the_parent() -> None:
 
 def test_waits_and_attempts_are_children_in_their_order() -> None:
     """A failed attempt has its error and its end; only the last one has the tokens."""
-    failed = attempt_of(ended=100.3, status=503, error="503")
-    trace = trace_of(failed, attempt_of("b" * 16))
-    trace.waits.append((100.0, 0.05))
+    trace = trace_of()
+    trace.attempt_failed("vllm", 503, "503", 100.3)
+    trace.began = 100.4
+    trace.waits = ((100.0, 0.05),)
     request, queue, first, second = spans_in(parsed(record_of(retries=1, queue_position=3), trace))
     assert {one.parent_span_id for one in (queue, first, second)} == {request.span_id}
     assert (queue.name, queue.kind) == ("queue", Span.SPAN_KIND_INTERNAL)
@@ -171,7 +167,7 @@ def test_waits_and_attempts_are_children_in_their_order() -> None:
 
 def test_estimated_tokens_are_left_out() -> None:
     """The conventions mean what the model reported."""
-    _, attempt = spans_in(parsed(record_of(estimated=True), trace_of(attempt_of())))
+    _, attempt = spans_in(parsed(record_of(estimated=True), trace_of()))
     assert "gen_ai.usage.output_tokens" not in attributes_of(attempt)
 
 
@@ -192,7 +188,7 @@ def test_a_request_failed_if_the_servers_failed_it(facts: dict[str, Any], failed
     """Never by its client's fault: a client could have everything exported."""
     record = record_of(**facts)
     assert is_failed(record) is failed
-    request, _ = spans_in(parsed(record, trace_of(attempt_of())))
+    request, _ = spans_in(parsed(record, trace_of()))
     assert (request.status.code == Status.STATUS_CODE_ERROR) is failed
     assert ("error.type" in attributes_of(request)) is failed
 
@@ -205,5 +201,5 @@ def test_a_path_has_its_operation(path: str, operation: str) -> None:
     """The conventions' word where they have one."""
     record = record_of()
     record.path = path
-    _, attempt = spans_in(parsed(record, trace_of(attempt_of())))
+    _, attempt = spans_in(parsed(record, trace_of()))
     assert attempt.name == f"{operation} m"

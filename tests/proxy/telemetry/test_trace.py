@@ -8,7 +8,7 @@ import pytest
 from multidict import CIMultiDict
 
 from aiaas.plan.model import EndpointPlan
-from aiaas.proxy.telemetry.trace import LONGEST_STATE, Context, Trace, context_of
+from aiaas.proxy.telemetry.trace import LONGEST_STATE, Trace, context_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -34,7 +34,7 @@ def headers_of(*pairs: tuple[str, str]) -> Callable[[str], Sequence[str]]:
 )
 def test_a_valid_context_is_continued(sent: str, sampled: bool) -> None:
     """Its trace id, its span and its flag; what a later version appends is ignored."""
-    assert context_of(headers_of(("TraceParent", sent))) == Context(TRACE, SPAN, sampled, "")
+    assert context_of(headers_of(("TraceParent", sent))) == (TRACE, SPAN, sampled, "")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,11 @@ def test_a_valid_context_is_continued(sent: str, sampled: bool) -> None:
         pytest.param("00-1-2-01", id="too short ids"),
         pytest.param(f"{VALID},{VALID}", id="two in one header"),
         pytest.param(f" {VALID}", id="a space"),
+        pytest.param(f"00-{TRACE}-{SPAN}-\u0661\u0661", id="other digits"),
+        pytest.param(f"00_{TRACE}-{SPAN}-01", id="an underscore first"),
+        pytest.param(f"00-{TRACE}_{SPAN}-01", id="an underscore between the ids"),
+        pytest.param(f"00-{TRACE}-{SPAN}_01", id="an underscore before the flags"),
+        pytest.param(f"00-{TRACE[:-1]}--{SPAN[1:]}--01", id="dashes for digits"),
         pytest.param("\udcff\udcfe", id="bytes that are no text"),
     ],
 )
@@ -82,17 +87,25 @@ def test_a_tracestate_is_kept_if_it_may_be_sent(sent: list[str], kept: str) -> N
     pairs = [("traceparent", VALID), *(("tracestate", one) for one in sent)]
     context = context_of(headers_of(*pairs))
     assert context is not None
-    assert context.state == kept
+    assert context[3] == kept
 
 
 def test_each_attempt_is_a_parent_of_its_own() -> None:
     """The engine of a retry gets the retry's span, and other header lines stay as they are."""
-    ids = iter(["b" * 16, "c" * 16])
-    trace = Trace(TRACE, Context(TRACE, SPAN, True, "a=1"), True, "01", "a" * 16, lambda: next(ids))
-    passed = f"accept: */*\r\n{trace.header_lines}".encode()
-    lines = b"accept: */*\r\ntraceparent: 00-%b-%b-01\r\ntracestate: a=1\r\n"
-    endpoint = EndpointPlan("http://v:8000", "v", 8000, False, "", {})
-    for span_id in (b"a" * 16, b"b" * 16, b"c" * 16):
-        sent = trace.attempt("vllm", endpoint, "m", passed, 1.0)
-        assert sent == lines % (TRACE.encode(), span_id)
-    assert [attempt.span_id for attempt in trace.attempts] == ["a" * 16, "b" * 16, "c" * 16]
+    lines = "accept: */*\r\ntraceparent: 00-{}-{}-01\r\n"
+    trace = Trace(TRACE, None, "", True, SPAN, lines.format(TRACE, SPAN))
+    trace.endpoint = EndpointPlan("http://v:8000", "v", 8000, False, "", {})
+    for number in range(3):
+        sent = trace.retry(trace.lines.encode()).decode()
+        assert sent == lines.format(TRACE, trace.attempt_id(number))
+        trace.attempt_failed("vllm", 503, "503", 1.0)
+    assert trace.attempt_id(0) == SPAN
+
+
+def test_the_spans_of_a_trace_have_ids_of_their_own() -> None:
+    """Sixteen digits each, made of one random number."""
+    for first in (SPAN, "0" * 15 + "1", "f" * 16):
+        trace = Trace(TRACE, None, "", True, first, "")
+        ids = [trace.request_id(), *(trace.attempt_id(n) for n in range(20)), *(trace.wait_id(n) for n in range(20))]
+        assert len(set(ids)) == 41
+        assert {len(one) for one in ids} == {16}
