@@ -42,7 +42,7 @@ _LISTENING: Final = "0A"  # in /proc/net/tcp
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class PortHolder:
     """A process that listens on one of our ports. `pid` is None where it belongs to a user that we cannot look at."""
 
     pid: int | None
@@ -193,12 +193,12 @@ def wanted_ports(plan: Plan) -> list[tuple[str, int, str]]:
     return wanted + [("127.0.0.1", engine.port, f"backends.{name}.engine.port") for name, engine in engines if engine]
 
 
-def holders_of_ports(plan: Plan) -> Mapping[int, tuple[Holder, ...]]:
+def holders_of_ports(plan: Plan) -> Mapping[int, tuple[PortHolder, ...]]:
     """The processes that listen on our ports, by port."""
     return {port: holders_of(port) for _, port, _ in wanted_ports(plan)}
 
 
-def holders_of(port: int) -> tuple[Holder, ...]:
+def holders_of(port: int) -> tuple[PortHolder, ...]:
     """The processes that listen on a port of this machine; empty where there are none, and where /proc is missing."""
     inodes = {inode for name in ("tcp", "tcp6") for inode in _listeners(Path("/proc/net") / name, port)}
     if not inodes:
@@ -207,8 +207,8 @@ def holders_of(port: int) -> tuple[Holder, ...]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         if any(_link(descriptor) in links for descriptor in _entries(folder / "fd")):
-            found.append(Holder(int(folder.name), _command(folder)))
-    return tuple(found) or (Holder(None),)
+            found.append(PortHolder(int(folder.name), _command(folder)))
+    return tuple(found) or (PortHolder(None),)
 
 
 def _listeners(table: Path, port: int) -> Iterator[str]:
@@ -243,7 +243,7 @@ def _command(folder: Path) -> str:
         return ""
 
 
-def check_ports(plan: Plan, holders: Mapping[int, tuple[Holder, ...]]) -> Iterator[Diagnosis]:
+def check_ports(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> Iterator[Diagnosis]:
     """Each port is free, or this gateway has it already."""
     free = []
     runs = any(holder.is_gateway for holder in holders.get(plan.server.port, ()))
@@ -268,7 +268,7 @@ def check_ports(plan: Plan, holders: Mapping[int, tuple[Holder, ...]]) -> Iterat
         yield Diagnosis("ok", "ports", f"{', '.join(free)} free")
 
 
-def check_descriptors(plan: Plan, holders: Mapping[int, tuple[Holder, ...]]) -> Iterator[Diagnosis]:
+def check_descriptors(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> Iterator[Diagnosis]:
     """The limit against `max_connections`, and how many of its own a running gateway has open."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     needed = descriptors_for(plan.server.max_connections)
@@ -286,7 +286,7 @@ def check_descriptors(plan: Plan, holders: Mapping[int, tuple[Holder, ...]]) -> 
             yield Diagnosis("FAIL", "descriptors", f"the gateway, process {pid}, has {used} of {most} open; {fix}")
 
 
-def _gateways(holders: Mapping[int, tuple[Holder, ...]]) -> list[int]:
+def _gateways(holders: Mapping[int, tuple[PortHolder, ...]]) -> list[int]:
     return sorted({each.pid for found in holders.values() for each in found if each.is_gateway and each.pid})
 
 
@@ -298,7 +298,7 @@ def _descriptor_limit(table: Path) -> int | None:
         return None
 
 
-def check_disks(plan: Plan, holders: Mapping[int, tuple[Holder, ...]]) -> Iterator[Diagnosis]:
+def check_disks(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> Iterator[Diagnosis]:
     """Free space where the gateway writes: usage, keys (`aiaas keys` writes them), and a running gateway's log."""
     written = {"usage": plan.monitoring.usage_file, "keys": plan.auth.keys_file if plan.auth.enabled else None}
     for pid in _gateways(holders):

@@ -24,7 +24,7 @@ from aiaas.proxy.client.request_ids import RequestIds
 from aiaas.proxy.span_export import SpanExporter
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.telemetry.spans import Value, encoded, envelope, is_failed, spans_of
+from aiaas.proxy.telemetry.spans import Value, encoded_spans, envelope, is_failed, spans_of
 from aiaas.proxy.telemetry.trace import SPAN_ID_BYTES, TRACE_ID_BYTES, Trace, context_of
 from aiaas.proxy.upstream.dial import ClientTls
 
@@ -87,4 +87,4 @@ class Tracing:
         is_whole = record.status < 400 and record.error_code is None  # nearly always
         if (trace.sampled or is_slow or not (is_whole or not is_failed(record))) and record.key_id is not None:
             spans = spans_of(record, trace, duration, self._wall() - time.monotonic(), self._scheme)
-            self.exporter.add(encoded(spans), len(spans))
+            self.exporter.add(encoded_spans(spans), len(spans))

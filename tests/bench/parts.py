@@ -37,7 +37,7 @@ from aiaas.proxy.client.incoming import Incoming, request_of
 from aiaas.proxy.client.open_side import OpenSide
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.gateway import Gateway
-from aiaas.proxy.request.admission import passed_headers
+from aiaas.proxy.request.passed import passed_headers
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record

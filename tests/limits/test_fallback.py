@@ -275,8 +275,7 @@ async def test_a_changed_timeout_holds_at_once(tmp_path: Path) -> None:
     async with shared(tmp_path) as (store, server):
         store.follow("local", 1, SHORT)
         server.hang()
-        lease = await admitted(store, LIMITS)
-        assert lease.late is not None
+        await admitted(store, LIMITS)
         assert f"no answer within {SHORT * 1000:.0f} ms" in store.shared._servers.of("alice").connection.silence  # type: ignore[union-attr]
 
 

@@ -27,7 +27,7 @@ class Ask:
 
 @dataclass
 class Seen:
-    """What the clients saw: statuses, their own leaving, and usage where an answer had it."""
+    """The outcomes at the clients: statuses, their own leaving, and usage where an answer had it."""
 
     statuses: list[int] = field(default_factory=list)
     left: int = 0

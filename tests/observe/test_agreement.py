@@ -53,7 +53,7 @@ class Site:
         return self.gateway.requests()
 
     async def logged(self, number: int) -> list[dict[str, Any]]:
-        """The lines, once there are so many."""
+        """The lines, once there are `number` of them."""
         await until(lambda: len(self.log()) >= number, 30)
         lines = self.log()
         assert len(lines) == number

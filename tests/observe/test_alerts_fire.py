@@ -90,7 +90,7 @@ class Pod:
 
 @dataclass
 class Site:
-    """What the faults need."""
+    """The programs and files that the faults need."""
 
     folder: Path
     engines: Engines

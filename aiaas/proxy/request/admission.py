@@ -7,7 +7,6 @@ The order: key, size and media type, parse, model and scope, all limits at once 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -40,19 +39,11 @@ from aiaas.proxy.request.examiner import ON_LOOP, Examiner
 from aiaas.proxy.request.guards import guards_of
 from aiaas.proxy.request.key_limits import cheap_limits, effective_limits
 from aiaas.proxy.request.models import model_not_found
+from aiaas.proxy.request.passed import ANTHROPIC_HEADERS, header_values, passed_headers
 from aiaas.proxy.request.served_models import Listed, is_its_own
 from aiaas.proxy.request.upload import Upload, no_model
 from aiaas.proxy.request.visit import Visit, visit_of
 from aiaas.proxy.telemetry.record import NO_KEY, Record
-
-_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-# Of the client's headers these go upstream, besides those that the config names.
-_TRACED = ("content-type", "accept")
-_FORWARDED = (*_TRACED, "traceparent", "tracestate")  # unless the gateway has a trace of its own to send
-# And these on Anthropic's paths: they choose the version of that API and its beta features.
-_ANTHROPIC_HEADERS = ("anthropic-version", "anthropic-beta")
-_TRACED_ANTHROPIC = (*_TRACED, *_ANTHROPIC_HEADERS)
-_FORWARDED_ANTHROPIC = (*_FORWARDED, *_ANTHROPIC_HEADERS)
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
@@ -131,10 +122,10 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
             body = set_field(body, PRIORITY_FIELD, self.engine_priority)
         named = target.backend.forward_headers
         if named and self.record.path in paths.ANTHROPIC:
-            named = tuple(name for name in named if name not in _ANTHROPIC_HEADERS)  # they are in `passed`
+            named = tuple(name for name in named if name not in ANTHROPIC_HEADERS)  # they are in `passed`
         if named and self.principal.users_header is not None:
-            users = self.principal.users_header.lower()  # it names a person: never for the engine and its log
-            named = tuple(name for name in named if name.lower() != users)
+            users = self.principal.users_header  # it names a person: never for the engine and its log
+            named = tuple(name for name in named if name != users)
         passed = self.passed + header_values(self.headers, named) if named else self.passed
         head = endpoint.heads[self.record.path]
         length = f"content-length: {len(body)}\r\n\r\n".encode()
@@ -378,25 +369,3 @@ def _fit(body: bytes, peeked: Peek, route: Route, path: str, strip_usage: bool) 
     asked = {target.backend.ask_for_usage for target in route.targets}
     asking = ask_for_usage(body, has_options=peeked.has_stream_options) if True in asked else body
     return (body if False in asked else asking), asking, output
-
-
-def passed_headers(headers: Mapping[str, str], record: Record) -> bytes:
-    """Header lines that go upstream: the request's media type, a few of its headers, the id, and the trace."""
-    lines = f"x-request-id: {record.request_id}\r\n"
-    anthropic = record.path in paths.ANTHROPIC
-    if record.trace is not None:
-        lines += record.trace.lines
-        return header_values(headers, _TRACED_ANTHROPIC if anthropic else _TRACED, lines)
-    return header_values(headers, _FORWARDED_ANTHROPIC if anthropic else _FORWARDED, lines)
-
-
-def header_values(headers: Mapping[str, str], names: tuple[str, ...], lines: str = "") -> bytes:
-    """`lines`, and header lines of the `names` in `headers`, without control characters, which are invalid in a
-    value."""
-    for name in names:
-        value = headers.get(name)
-        if value is not None:
-            if not value.isprintable():
-                value = _UNSAFE.sub("", value)
-            lines += f"{name}: {value}\r\n"
-    return lines.encode("utf-8", "surrogateescape")

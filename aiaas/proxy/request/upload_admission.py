@@ -26,10 +26,11 @@ from aiaas.plan.model import Plan, Route
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import in_task
 from aiaas.proxy.client.incoming import HttpRequest
-from aiaas.proxy.request.admission import Admission, Ticket, deadline_of, passed_headers, store_key_of
+from aiaas.proxy.request.admission import Admission, Ticket, deadline_of, store_key_of
 from aiaas.proxy.request.body import expects_continue, too_large
 from aiaas.proxy.request.body_budget import BodyBudget
 from aiaas.proxy.request.classes import CLASS_LINES, class_of_request
+from aiaas.proxy.request.passed import passed_headers
 from aiaas.proxy.request.price import tokens_of_upload
 from aiaas.proxy.request.upload import HELD_MOST, Upload, model_too_late
 from aiaas.proxy.telemetry.record import Record

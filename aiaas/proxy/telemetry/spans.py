@@ -18,7 +18,7 @@ import msgspec
 
 from aiaas.openai import paths
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.telemetry.trace import Attempt, Trace
+from aiaas.proxy.telemetry.trace import FailedAttempt, Trace
 
 SpanJson = dict[str, Any]
 Value = str | int | float | bool | None
@@ -123,7 +123,7 @@ def _of_request(record: Record, scheme: str) -> dict[str, Value]:
     }
 
 
-def _of_attempt(attempt: Attempt, number: int, operation: str) -> dict[str, Value]:
+def _of_attempt(attempt: FailedAttempt, number: int, operation: str) -> dict[str, Value]:
     return {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "vllm",
@@ -137,7 +137,7 @@ def _of_attempt(attempt: Attempt, number: int, operation: str) -> dict[str, Valu
     }
 
 
-def _of_answer(record: Record, attempt: Attempt) -> dict[str, Value]:
+def _of_answer(record: Record, attempt: FailedAttempt) -> dict[str, Value]:
     """The facts about the last attempt's answer. Estimated tokens are left out: the model did not report them."""
     ttft = None if record.ttft is None else record.started + record.ttft - attempt.began
     estimated = record.estimated
@@ -169,7 +169,7 @@ def _nanoseconds(seconds: float) -> str:
     return str(int(seconds * 1e9))
 
 
-def encoded(spans: Sequence[SpanJson]) -> bytes:
+def encoded_spans(spans: Sequence[SpanJson]) -> bytes:
     """The spans as elements of a JSON list, without its brackets."""
     return msgspec.json.encode(spans)[1:-1]
 

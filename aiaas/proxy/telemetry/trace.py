@@ -55,7 +55,7 @@ def context_of(values: Callable[[str], Sequence[str]]) -> Context | None:
     return trace_id, span_id, flags[1] in _SAMPLED, state
 
 
-class Attempt(msgspec.Struct, frozen=True, gc=False):
+class FailedAttempt(msgspec.Struct, frozen=True, gc=False):
     """One try to get an answer from an endpoint.
 
     model   the name that the endpoint serves it under
@@ -91,7 +91,7 @@ class Trace(msgspec.Struct):
     first_id: str
     lines: str
     waits: Sequence[tuple[float, float]] = ()
-    failed: Sequence[Attempt] = ()
+    failed: Sequence[FailedAttempt] = ()
     began: float = 0.0
     endpoint: EndpointPlan | None = None
     model: str = ""
@@ -103,14 +103,14 @@ class Trace(msgspec.Struct):
     def attempt_failed(self, backend: str | None, status: int, error: str | None, now: float) -> None:
         """Note that the present attempt has ended without a whole answer."""
         assert self.endpoint is not None
-        attempt = Attempt(backend, self.endpoint, self.model, self.began, now, status, error)
+        attempt = FailedAttempt(backend, self.endpoint, self.model, self.began, now, status, error)
         self.failed, self.began = (*self.failed, attempt), 0.0
 
-    def attempts(self, backend: str | None, now: float) -> Sequence[Attempt]:
+    def attempts(self, backend: str | None, now: float) -> Sequence[FailedAttempt]:
         """All attempts of a request that ends now; the present one is at `backend`."""
         if not self.began or self.endpoint is None:
             return self.failed
-        return (*self.failed, Attempt(backend, self.endpoint, self.model, self.began, now))
+        return (*self.failed, FailedAttempt(backend, self.endpoint, self.model, self.began, now))
 
     def attempt_id(self, number: int) -> str:
         """The span id of an attempt; numbers count from 0."""

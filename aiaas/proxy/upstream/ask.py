@@ -30,8 +30,13 @@ _MAY_BE_TLS: Final = (FailureKind.RESET, FailureKind.MALFORMED)
 
 
 async def fetch(endpoint: EndpointState, path: str, timeout: float, body: bytes | None = None) -> Fetched | Failure:
-    """Ask an endpoint for something small: as `ask`."""
-    return await ask(endpoint.pool, path, timeout, body)
+    """Ask an endpoint for something small, as `ask`; a failure names a server that speaks TLS."""
+    answer = await ask(endpoint.pool, path, timeout, body)
+    plan = endpoint.plan
+    may_be_tls = isinstance(answer, Failure) and answer.kind in _MAY_BE_TLS and not plan.tls
+    if may_be_tls and await speaks_tls(plan.host, plan.port, timeout):
+        return Failure(FailureKind.CONNECT, WRITE_HTTPS)
+    return answer
 
 
 async def ask(pool: Pool, path: str, timeout: float, body: bytes | None = None) -> Fetched | Failure:
@@ -41,15 +46,6 @@ async def ask(pool: Pool, path: str, timeout: float, body: bytes | None = None) 
     body  JSON, for the paths of requests
     Never raises; a probe on a reused connection would tell about the connection and not about the backend.
     """
-    answer = await _fetched(pool, path, timeout, body)
-    plan = pool.endpoint
-    may_be_tls = isinstance(answer, Failure) and answer.kind in _MAY_BE_TLS and not plan.tls
-    if may_be_tls and await speaks_tls(plan.host, plan.port, timeout):
-        return Failure(FailureKind.CONNECT, WRITE_HTTPS)
-    return answer
-
-
-async def _fetched(pool: Pool, path: str, timeout: float, body: bytes | None) -> Fetched | Failure:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):

@@ -12,8 +12,7 @@ Rules
 - The backend's FIN is the end, even while a part of the request is still unsent: nothing more can come.
 - A connection is used again only when the answer ended cleanly, the request was written out whole and the backend
   keeps it open; never after IDLE_LIMIT, as vLLM closes its own idle ones after 5 s.
-- Never after a 5xx: vLLM answers an unhandled exception with a 500 that does not say `Connection: close`, and closes
-  some milliseconds later, unread requests included (docs/vllm.md).
+- Never after a 5xx: behind the 500 of an unhandled exception vLLM closes without a word (docs/vllm.md).
 - A used connection that closes within STALE_AT_ONCE of a request, before a byte of the answer, is stale: the backend
   had closed it, however short it was idle. Close the other idle ones too: the cause may have closed them as well.
 """

@@ -24,7 +24,8 @@ from aiaas.openai.multipart import Piece
 from aiaas.plan.model import RouteTarget
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.connection import ClientConnection
-from aiaas.proxy.request.admission import Ticket, header_values
+from aiaas.proxy.request.admission import Ticket
+from aiaas.proxy.request.passed import header_values
 from aiaas.proxy.request.upload import Upload
 from aiaas.proxy.telemetry.histogram import Tally
 from aiaas.proxy.upstream.attempt import Outcome

@@ -17,7 +17,6 @@ import pytest
 from aiaas.keys.format import make_key
 from aiaas.keys.model import KeyLimits
 from aiaas.keys.throttle import BURST
-from aiaas.proxy.request.admission import header_values
 from tests.fakes.vllm import (
     DONE,
     STREAM_HEAD,
@@ -40,14 +39,6 @@ STRANGER = new_key("stranger")
 WRONG = make_key("sk-", secrets.token_bytes, STRANGER.record.id).text
 STREAM = BODY | {"stream": True}
 PLAN: dict[str, Any] = {"backends": {"a": {"url": "http://a:1", "models": ["m"]}}}
-
-
-def test_no_header_can_smuggle_another() -> None:
-    """Control characters are removed; absent names add no line."""
-    headers = {"accept": "a\r\nX-Evil: 1", "traceparent": "\x00t\x7f\tx"}
-    assert (
-        header_values(headers, ("accept", "nothing", "traceparent")) == b"accept: aX-Evil: 1\r\ntraceparent: t\tx\r\n"
-    )
 
 
 async def left(running: Running) -> tuple[str | None, str | None]:

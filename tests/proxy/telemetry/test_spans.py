@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.telemetry.record import Record
-from aiaas.proxy.telemetry.spans import encoded, envelope, is_failed, spans_of
+from aiaas.proxy.telemetry.spans import encoded_spans, envelope, is_failed, spans_of
 from aiaas.proxy.telemetry.trace import Trace
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -41,7 +41,7 @@ def trace_of(*, parent_id: str | None = None, state: str = "") -> Trace:
 def parsed(record: Record, trace: Trace, duration: float = 2.0) -> ExportTraceServiceRequest:
     """The export request as a collector reads it."""
     before, after = envelope({"service.name": "aiaas", "process.pid": 7}, "1.2.3")
-    body = before + encoded(spans_of(record, trace, duration, ZERO, "http")) + after
+    body = before + encoded_spans(spans_of(record, trace, duration, ZERO, "http")) + after
     message = ExportTraceServiceRequest()
     json_format.Parse(body, message, ignore_unknown_fields=False)
     return message
