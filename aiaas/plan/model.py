@@ -16,6 +16,7 @@ from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.openai.engine_fields import FieldRule
 
+TRACES_PATH: Final = "/v1/traces"  # of a collector, for OTLP's spans
 SHUTDOWN_OPTION: Final = "--shutdown-timeout"  # of vLLM: seconds to drain after SIGTERM
 
 
@@ -256,7 +257,7 @@ class RequestPlan:
 class TracesPlan:
     """Traces: where spans go, and which traces are exported.
 
-    collector     its `heads` have the path of spans, and the configured headers
+    collector     its `heads` have TRACES_PATH, and the configured headers
     sample_ratio  of the requests that are neither slow nor failed
     slow_after, slow_ttft  seconds; infinite: no bound
     """

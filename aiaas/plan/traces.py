@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from types import MappingProxyType
-from typing import Final
 
 from aiaas import __version__
 from aiaas.config.address import parse_url
 from aiaas.config.model import Traces
-from aiaas.plan.model import EndpointPlan, TracesPlan
-
-TRACES: Final = "/v1/traces"  # OTLP's path of spans
+from aiaas.plan.model import TRACES_PATH, EndpointPlan, TracesPlan
 
 
 def compile_traces(traces: Traces) -> TracesPlan:
@@ -23,7 +20,10 @@ def compile_traces(traces: Traces) -> TracesPlan:
         "Accept-Encoding": "identity",
         **traces.headers,
     }
-    lines = [f"POST {address.base_path}{TRACES} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [
+        f"POST {address.base_path}{TRACES_PATH} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
     head = "".join(f"{line}\r\n" for line in lines).encode("ascii")
     return TracesPlan(
         collector=EndpointPlan(
@@ -32,7 +32,7 @@ def compile_traces(traces: Traces) -> TracesPlan:
             port=address.port,
             tls=address.tls,
             base_path=address.base_path,
-            heads=MappingProxyType({TRACES: head}),
+            heads=MappingProxyType({TRACES_PATH: head}),
         ),
         sample_ratio=traces.sample_ratio,
         slow_after=math.inf if traces.slow_after is None else traces.slow_after,

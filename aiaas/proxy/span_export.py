@@ -25,8 +25,7 @@ import msgspec
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from aiaas.plan.model import EndpointPlan
-from aiaas.plan.traces import TRACES
+from aiaas.plan.model import TRACES_PATH, EndpointPlan
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.upstream.ask import Fetched, ask
 from aiaas.proxy.upstream.connection import Failure, FailureKind, Pool
@@ -140,7 +139,7 @@ class SpanExporter(Collector):
             size += len(spans)
             traces += 1
         pool = Pool(collector, _CONNECT_TIMEOUT, self._tls)
-        answer = await ask(pool, TRACES, timeout, b"%b%b%b" % (self._before, b",".join(parts), self._after))
+        answer = await ask(pool, TRACES_PATH, timeout, b"%b%b%b" % (self._before, b",".join(parts), self._after))
         if collector != self._collector:
             return 0.0
         if isinstance(answer, Failure) and answer.kind is not FailureKind.MALFORMED:

@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 from aiaas import __version__
-from aiaas.plan.model import TracesPlan
-from aiaas.plan.traces import TRACES
+from aiaas.plan.model import TRACES_PATH, TracesPlan
 from tests.proxy.conftest import config_of, plan_of
 
 
@@ -29,7 +28,7 @@ def test_the_head_of_an_export_is_complete() -> None:
         {"TOKEN": "abc"}, endpoint="https://o.example.com/otlp/", headers={"Authorization": "Basic ${TOKEN}"}
     )
     assert (
-        plan.collector.heads[TRACES]
+        plan.collector.heads[TRACES_PATH]
         == (
             f"POST /otlp/v1/traces HTTP/1.1\r\nHost: o.example.com\r\nUser-Agent: aiaas/{__version__}\r\n"
             "Accept-Encoding: identity\r\nAuthorization: Basic abc\r\n"

@@ -14,7 +14,7 @@ from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.span_export import BATCH_BYTES, FLUSH_TIME, QUEUE_BYTES, SpanExporter
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.upstream.dial import ClientTls
-from tests.fakes.vllm import Close, FakeVllm, Hang, Send, Step, answer, json_answer
+from tests.fakes.vllm import Close, FakeVllm, Hang, Send, Sleep, Step, answer, json_answer
 from tests.ports import free_port
 from tests.proxy.conftest import config_of, plan_of
 from tests.waiting import until
@@ -199,6 +199,15 @@ async def test_close_does_not_wait_for_a_slow_collector(fake_vllm: FakeVllm) -> 
     await exporting.exporter.close()
     assert asyncio.get_running_loop().time() - began < FLUSH_TIME + 2.0
     assert exporting.counted() == {"shutdown": 1}
+
+
+async def test_close_does_not_wait_for_many_batches(fake_vllm: FakeVllm) -> None:
+    """FLUSH_TIME is for all of them."""
+    fake_vllm.default = (Sleep(0.4 * FLUSH_TIME), TAKEN)
+    exporting = Exporting(fake_vllm.url)
+    exporting.add(*[b"x" * BATCH_BYTES] * 3)
+    await exporting.exporter.close()
+    assert exporting.counted()["shutdown"] >= 1
 
 
 async def test_a_changed_endpoint_gets_what_was_kept(fake_vllm: FakeVllm) -> None:
