@@ -46,9 +46,10 @@ def _mend_node(node: Any) -> None:
         node["additionalProperties"] = False
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
-    if node.get("pattern") == DURATION_PATTERN and "default" in node:
+    patterns = {one.get("pattern") for one in (node, *node.get("anyOf", ()))}
+    if DURATION_PATTERN in patterns and node.get("default") is not None:
         node["default"] = format_duration(node["default"])
-    if node.get("pattern") == SIZE_PATTERN and "default" in node:
+    if SIZE_PATTERN in patterns and node.get("default") is not None:
         node["default"] = format_size(node["default"])
     if "$ref" in node:
         node.pop("default", None)  # the section's own fields have defaults

@@ -23,6 +23,7 @@ from tests.fakes.vllm import (
     token_event,
     usage_event,
 )
+from tests.keymaterial import leaked_keys
 from tests.proxy.conftest import CHAT, Running, StartGateway, config_of, plan_of
 from tests.waiting import until
 
@@ -232,6 +233,21 @@ async def test_a_wait_in_the_queue_is_a_span(gateway: StartGateway, fake_vllm: F
     assert (queue["name"], queue["parentSpanId"]) == ("queue", request["spanId"])
     assert int(queue["startTimeUnixNano"]) <= int(queue["endTimeUnixNano"])
     assert int(attempt["startTimeUnixNano"]) - int(queue["endTimeUnixNano"]) > -5_000_000  # the loop's clock is in ms
+
+
+async def test_no_prompt_answer_or_key_is_in_a_span(
+    gateway: StartGateway, fake_vllm: FakeVllm, fake_vllms: Any
+) -> None:
+    """Nor anything else that a client or an engine wrote, but for the trace."""
+    collector = await fake_vllms()
+    fake_vllm.play(Send(stream(token_event("confidential"), usage_event(), DONE)))
+    running = await gateway(fake_vllm, monitoring=monitoring(collector, sample_ratio=1))
+    body = {**STREAMED, "user": "confidential", "messages": [{"role": "user", "content": "confidential"}]}
+    await (await running.client()).post(body, headers={"X-Other": "confidential", "User-Agent": "confidential"})
+    assert len(await exported(running, collector)) == 2
+    sent = b"".join(post.head + post.body for post in collector.posts)
+    assert b"confidential" not in sent
+    assert leaked_keys(sent) == []
 
 
 async def test_a_request_without_a_key_is_never_exported(

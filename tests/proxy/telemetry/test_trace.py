@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from aiaas.plan.model import EndpointPlan
@@ -88,6 +90,15 @@ def test_a_tracestate_is_kept_if_it_may_be_sent(sent: list[str], kept: str) -> N
     context = context_of(headers_of(*pairs))
     assert context is not None
     assert context[3] == kept
+
+
+@given(st.lists(st.text(max_size=70), max_size=3), st.lists(st.text(max_size=20), max_size=3))
+def test_no_header_breaks_out_of_its_line(parents: list[str], states: list[str]) -> None:
+    """Whatever a client sends, the lines for the engine hold printable ASCII."""
+    pairs = [*(("traceparent", one) for one in parents), *(("tracestate", one) for one in states)]
+    for sent in (pairs, [("traceparent", VALID), *pairs[len(parents) :]]):
+        context = context_of(headers_of(*sent))
+        assert context is None or all(" " <= character <= "~" for character in context[0] + context[1] + context[3])
 
 
 def test_each_attempt_is_a_parent_of_its_own() -> None:
