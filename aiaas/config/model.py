@@ -113,8 +113,8 @@ class Server(Section):
     """How long requests in flight may go on at shutdown; then open streams end with an error event."""
 
     trusted_proxies: tuple[Text, ...] = ()
-    """Networks (CIDR) from which aiaas believes `X-Forwarded-For` (or, without that, `Forwarded`) and `X-Request-Id`.
-    Empty by default, since anybody can send these headers."""
+    """Networks (CIDR) from which aiaas believes `X-Forwarded-For` (or, without that, `Forwarded`), `X-Request-Id`, and
+    the flag `sampled` of `traceparent`. Empty by default, since anybody can send these headers."""
 
     cors: CorsOrigins | None = None
     """Web pages that may call the gateway from a browser. null does not allow any page."""

@@ -83,6 +83,7 @@ class SpanExporter(Collector):
         self._bytes = 0
         self._some = asyncio.Event()  # the queue holds something
         self._full = asyncio.Event()  # it holds a whole batch
+        self._changed = asyncio.Event()  # the collector is another one: a pause ends
         self._first_pause = self._pause = first_pause
         self._fault = ""
         self._exported = 0
@@ -94,6 +95,7 @@ class SpanExporter(Collector):
             self._drop(len(self._queue), "shutdown")
         if collector != self._collector:
             self._collector, self._pause = collector, self._first_pause
+            self._changed.set()
 
     def add(self, spans: bytes, number: int) -> None:
         """Queue the encoded spans of one trace, or drop them."""
@@ -114,8 +116,11 @@ class SpanExporter(Collector):
                 async with asyncio.timeout(self._interval):
                     await self._full.wait()
             while self._queue:
+                self._changed.clear()
                 pause = await self._export(EXPORT_TIMEOUT)
-                await asyncio.sleep(pause)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._changed.wait()
 
     async def close(self) -> None:
         """Send what is left, within FLUSH_TIME. Call this when `run` has ended."""

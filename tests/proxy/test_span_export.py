@@ -33,10 +33,10 @@ def collector_at(url: str) -> EndpointPlan:
 class Exporting:
     """An exporter to `url`, with what it logged."""
 
-    def __init__(self, url: str, interval: float = 0.0) -> None:
+    def __init__(self, url: str, interval: float = 0.0, first_pause: float = 0.001) -> None:
         self.lines: list[bytes] = []
         self.log = JsonLog(self.lines.append, lambda: 0.0, "debug")
-        self.exporter = SpanExporter(self.log, ClientTls(), b"[", b"]", interval, first_pause=0.001)
+        self.exporter = SpanExporter(self.log, ClientTls(), b"[", b"]", interval, first_pause)
         self.exporter.follow(collector_at(url))
 
     @contextmanager
@@ -211,9 +211,9 @@ async def test_close_does_not_wait_for_many_batches(fake_vllm: FakeVllm) -> None
 
 
 async def test_a_changed_endpoint_gets_what_was_kept(fake_vllm: FakeVllm) -> None:
-    """Spans that the old collector did not take go to the new one."""
+    """At once: spans that the old collector did not take do not wait for its pause."""
     fake_vllm.default = (TAKEN,)
-    exporting = Exporting(f"http://127.0.0.1:{free_port()}")
+    exporting = Exporting(f"http://127.0.0.1:{free_port()}", first_pause=3600.0)
     exporting.add(SPAN)
     with exporting.running():
         await until(lambda: len(exporting.events()) > 0)
