@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from aiaas.errors import UpstreamError
 from aiaas.limits.asked import AdmissionLateError
 from aiaas.limits.connection import StoreAwayError
-from aiaas.limits.known import KNOWN_LIMIT, Holder
+from aiaas.limits.known import KNOWN_LIMIT
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import UNLIMITED, AdmissionResult, Decision, Lease, Limits, Rate
 from aiaas.limits.redis import LEASE, RedisStore
@@ -53,7 +53,7 @@ class FallbackStore:
         self.shared = shared
         self._clock = clock
         self._local = MemoryStore()
-        self._slots: dict[Holder, tuple[int, float]] = {}  # how many may run here, and until when that holds
+        self._slots: dict[tuple[str, str | None], tuple[int, float]] = {}  # how many may run, until when
         self._mode: Mode = mode
         self._processes = processes
         self.decisions = {SHARED: 0, mode: 0}
@@ -116,7 +116,7 @@ class FallbackStore:
         if not self.shared.up:
             state = self._local.state_of(key)
             return None if state is None else (state, share_of(limits, self.processes))
-        known = self.shared.last_known((key, None), keep=True)
+        known = self.shared.last_known(key, keep=True)
         if known is None:
             return None
         state = share_of_rest(known, limits, 1, now)
@@ -158,28 +158,28 @@ class FallbackStore:
 
     def _begun(self, key: str, limits: Limits, now: float, user: str) -> Limits:
         """The share of a key, and of its user, which begin with a part of the rest."""
-        share = self._begun_of((key, None), limits, now)
+        share = self._begun_of(key, None, limits, now)
         if limits.user is None:
             return share
-        return dataclasses.replace(share, user=self._begun_of((key, user), limits.user, now))
+        return dataclasses.replace(share, user=self._begun_of(key, user, limits.user, now))
 
-    def _begun_of(self, holder: Holder, limits: Limits, now: float) -> Limits:
+    def _begun_of(self, key: str, user: str | None, limits: Limits, now: float) -> Limits:
         processes = self.processes
         share = share_of(limits, processes)
-        known = self.shared.last_known(holder)
+        known = self.shared.last_known(key, user)
         if known is not None:
-            self._local.begin(holder[0], share_of_rest(known, limits, processes, now), holder[1])
+            self._local.begin(key, share_of_rest(known, limits, processes, now), user)
         if share.concurrent is None or limits.concurrent is None:
             return share
-        held = self.shared.held_by(holder)
+        held = self.shared.held_by(key, user)
         if known is not None:
             # The number of taken slots is trusted for the lifetime of a lease.
             if len(self._slots) >= KNOWN_LIMIT:
                 self._slots.clear()
-            self._slots[holder] = (slots_of_rest(known, limits.concurrent, processes, held), known.at + LEASE)
-        most, until = self._slots.get(holder, (share.concurrent, now))
+            self._slots[key, user] = (slots_of_rest(known, limits.concurrent, processes, held), known.at + LEASE)
+        most, until = self._slots.get((key, user), (share.concurrent, now))
         if until < now:
-            self._slots.pop(holder, None)
+            self._slots.pop((key, user), None)
             most = share.concurrent
         return dataclasses.replace(share, concurrent=max(most - held, 0))
 

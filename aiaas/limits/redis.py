@@ -30,7 +30,7 @@ from typing import Final
 
 from aiaas.limits.asked import AdmissionLateError, Asked
 from aiaas.limits.connection import STORE_PATIENCE, StoreAwayError, StoreConnection, StoreLateError, claimed
-from aiaas.limits.known import Holder, LastKnown
+from aiaas.limits.known import LastKnown
 from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.limits.node import StoreNode
 from aiaas.limits.redis_url import RedisUrl
@@ -102,7 +102,8 @@ class RedisStore:
         self._said: bool | None = None
         self._id_prefix = os.urandom(8).hex()
         self._numbers = count(1)
-        self._known = LastKnown()
+        self._keys: LastKnown[str] = LastKnown()
+        self._users: LastKnown[tuple[str, str]] = LastKnown()  # (key, user)
         self._late: list[tuple[str, Sequence[str], Sequence[Argument]]] = []
         self._servers = Servers(url, tls, self, patience, lease / 3 / BEATS)
         self.processes: int | None = None
@@ -141,7 +142,9 @@ class RedisStore:
             found = await self._ask(key, admit_keys(key, limits, user), arguments, asked)
         except StoreLateError as error:
             raise AdmissionLateError(str(error), asked) from error
-        self._known.answered(key, limits, tokens, user, found, now)
+        self._keys.answered(key, limits, tokens, found, now)
+        if limits.user is not None:
+            self._users.answered((key, user), limits.user, tokens, found.of_user(), now)
         if not found.allowed:
             return refusal_of(found, limits, tokens)
         return admission_of(found, limits, 1, tokens, self.granted(key, limits, tokens, found, lease_id, user))
@@ -157,7 +160,9 @@ class RedisStore:
 
     def settle_now(self, lease: Lease, used_tokens: int, ran: bool) -> None:
         """The same."""
-        self._known.settled(lease, used_tokens, ran)
+        self._keys.settled(lease.key, lease.limits, lease, used_tokens, ran)
+        if lease.limits.user is not None:
+            self._users.settled((lease.key, lease.user), lease.limits.user, lease, used_tokens, ran)
         arguments = settle_arguments(lease, used_tokens, ran)
         if arguments is not None:
             self._settle(lease.key, settle_keys(lease), arguments)
@@ -172,19 +177,22 @@ class RedisStore:
 
     # -- what is known without asking -----------------------------------------------------------------------------
 
-    def last_known(self, holder: Holder, *, keep: bool = False) -> KnownState | None:
-        """Take the last known state of a key or a user, or `keep` it; None until the store has answered again."""
-        return self._known.take(holder, keep=keep)
+    def last_known(self, key: str, user: str | None = None, *, keep: bool = False) -> KnownState | None:
+        """Take the last known state of a key or its user, or `keep` it; None until the store has answered again."""
+        return self._keys.take(key, keep=keep) if user is None else self._users.take((key, user), keep=keep)
 
-    def held_by(self, holder: Holder) -> int:
-        """How many slots of a key or a user this process's requests hold."""
-        return self._known.held_by(holder)
+    def held_by(self, key: str, user: str | None = None) -> int:
+        """How many slots of a key or its user this process's requests hold."""
+        return self._keys.held_by(key) if user is None else self._users.held_by((key, user))
 
     def granted(self, key: str, limits: Limits, tokens: int, found: Standing, lease_id: str, user: str = "") -> Lease:
         """The lease of what the store admitted; its slots are renewed from now on."""
-        lease = Lease(key, limits, tokens, limits.concurrent is not None, found.wall, lease_id, None, user)
-        self._known.granted(lease)
-        return lease
+        slot = limits.concurrent is not None
+        if slot:
+            self._keys.held.setdefault(key, set()).add(lease_id)
+        if limits.user is not None and limits.user.concurrent is not None:
+            self._users.held.setdefault((key, user), set()).add(lease_id)
+        return Lease(key, limits, tokens, slot, found.wall, lease_id, None, user)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -352,10 +360,12 @@ class RedisStore:
 
     async def _renew(self, node: StoreNode, connection: StoreConnection) -> None:
         """Renew all leases, in batches. A settled lease is not among them: its settlement went by this connection."""
-        holders = [holder for holder in self._known.held if self._servers.has(node, holder[0])]
-        for start in range(0, len(holders), BATCH):
-            some = [(holder, self._known.held.get(holder)) for holder in holders[start : start + BATCH]]
-            calls = [(slots_key_of(*holder), renew_arguments(ids, self._lease)) for holder, ids in some if ids]
+        held = [(key, slots_key_of(key), ids) for key, ids in self._keys.held.items()]
+        held += [(key, slots_key_of(key, user), ids) for (key, user), ids in self._users.held.items()]
+        mine = [(slots, ids) for key, slots, ids in held if self._servers.has(node, key)]
+        for start in range(0, len(mine), BATCH):
+            # Settled meanwhile: the set is empty.
+            calls = [(slots, renew_arguments(ids, self._lease)) for slots, ids in mine[start : start + BATCH] if ids]
             sent = [self._evaluate(connection, [slots], arguments) for slots, arguments in calls]
             for reply in await asyncio.gather(*sent, return_exceptions=True):
                 if isinstance(reply, BaseException) and not (

@@ -249,28 +249,34 @@ def slots_key_of(key: str, user: str | None = None) -> str:
     return f"aiaas:{{{key}}}:slots" if user is None else f"aiaas:{{{key}}}:slots:{user}"
 
 
-def admit_keys(key: str, limits: Limits, user: str) -> list[str]:
+def admit_keys(key: str, limits: Limits, user: str) -> tuple[str, ...]:
     """KEYS of an admission."""
-    keys = _keys_of(key, None, slots=limits.concurrent is not None)
-    if limits.user is not None:
-        keys += _keys_of(key, user, slots=limits.user.concurrent is not None)
-        keys.append(f"aiaas:{{{key}}}:users")
-    return keys
+    if limits.user is None:
+        return _keys_of(key, limits.concurrent is not None)
+    keys = _keys_of(key, limits.concurrent is not None) + _keys_of_user(key, limits.user, user)
+    return (*keys, f"aiaas:{{{key}}}:users")
 
 
-def look_keys(key: str, limits: Limits, user: str) -> list[str]:
+def look_keys(key: str, limits: Limits, user: str) -> tuple[str, ...]:
     """KEYS of a look."""
-    return [state_key_of(key)] if limits.user is None else [state_key_of(key), state_key_of(key, user)]
+    return (state_key_of(key),) if limits.user is None else (state_key_of(key), state_key_of(key, user))
 
 
-def settle_keys(lease: Lease) -> list[str]:
+def settle_keys(lease: Lease) -> tuple[str, ...]:
     """KEYS of a settlement."""
-    keys, user = _keys_of(lease.key, None, slots=lease.slot), lease.limits.user
-    return keys if user is None else keys + _keys_of(lease.key, lease.user, slots=user.concurrent is not None)
+    keys, user = _keys_of(lease.key, lease.slot), lease.limits.user
+    return keys if user is None else keys + _keys_of_user(lease.key, user, lease.user)
 
 
-def _keys_of(key: str, user: str | None, *, slots: bool) -> list[str]:
-    return [state_key_of(key, user), slots_key_of(key, user)] if slots else [state_key_of(key, user)]
+def _keys_of(key: str, slots: bool) -> tuple[str, ...]:
+    if slots:
+        return f"aiaas:{{{key}}}:limits", f"aiaas:{{{key}}}:slots"
+    return (f"aiaas:{{{key}}}:limits",)
+
+
+def _keys_of_user(key: str, limits: Limits, user: str) -> tuple[str, ...]:
+    state = state_key_of(key, user)
+    return (state,) if limits.concurrent is None else (state, slots_key_of(key, user))
 
 
 def admit_arguments(limits: Limits, tokens: int, lease_id: str, lease: float, user: str = "") -> tuple[Argument, ...]:

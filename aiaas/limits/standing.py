@@ -29,8 +29,9 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 def standing(reply: bytes) -> Standing:
     """The script's answer to an admission or a look."""
     allowed, now, wall, *states = reply.split()
-    user = _state(states[8:]) if len(states) > 8 else None
-    return Standing(allowed == b"1", float(now), float(wall), _state(states[:8]), user)
+    if len(states) == 8:
+        return Standing(allowed == b"1", float(now), float(wall), _state(*states))
+    return Standing(allowed == b"1", float(now), float(wall), _state(*states[:8]), _state(*states[8:]))
 
 
 def admission_of(found: Standing, limits: Limits, requests: int, tokens: int, lease: Lease | None) -> AdmissionResult:
@@ -50,8 +51,16 @@ def refusal_of(found: Standing, limits: Limits, tokens: int) -> AdmissionResult:
     return together(key, refused(found.user, limits.user, *at))
 
 
-def _state(values: list[bytes]) -> State:
-    slots, requests, tokens, day, day_tokens, month, month_tokens, cheap = values
+def _state(
+    slots: bytes,
+    requests: bytes,
+    tokens: bytes,
+    day: bytes,
+    day_tokens: bytes,
+    month: bytes,
+    month_tokens: bytes,
+    cheap: bytes,
+) -> State:
     state = State()
     state.requests, state.tokens, state.slots = float(requests), float(tokens), int(slots)
     state.day, state.day_tokens = float(day), int(float(day_tokens))

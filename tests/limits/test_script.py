@@ -24,10 +24,10 @@ ALL = Limits(Rate(60, 10), Rate(600, 500), 1000, 2000, 3)
 def test_all_keys_of_an_api_key_are_in_one_slot_of_a_cluster() -> None:
     """Its id is the hash tag; the keys of slots and users are left out where these are not limited."""
     slots, user = replace(UNLIMITED, concurrent=1), replace(UNLIMITED, user=UNLIMITED)
-    assert admit_keys("k1", slots, "u") == ["aiaas:{k1}:limits", "aiaas:{k1}:slots"]
-    assert admit_keys("k1", UNLIMITED, "u") == look_keys("k1", slots, "u") == ["aiaas:{k1}:limits"]
-    assert look_keys("k1", user, "u") == ["aiaas:{k1}:limits", "aiaas:{k1}:limits:u"]
-    assert admit_keys("k1", user, "u") == ["aiaas:{k1}:limits", "aiaas:{k1}:limits:u", "aiaas:{k1}:users"]
+    assert admit_keys("k1", slots, "u") == ("aiaas:{k1}:limits", "aiaas:{k1}:slots")
+    assert admit_keys("k1", UNLIMITED, "u") == look_keys("k1", slots, "u") == ("aiaas:{k1}:limits",)
+    assert look_keys("k1", user, "u") == ("aiaas:{k1}:limits", "aiaas:{k1}:limits:u")
+    assert admit_keys("k1", user, "u") == ("aiaas:{k1}:limits", "aiaas:{k1}:limits:u", "aiaas:{k1}:users")
     both = replace(slots, user=slots)
     assert settle_keys(Lease("k1", both, 0, True, user="u")) == admit_keys("k1", both, "u")[:-1]
     assert slots_key_of("k1") == "aiaas:{k1}:slots"
