@@ -34,7 +34,8 @@ def test_changed_file_equals_one_written_as_a_whole(made: list[KeyRecord], data:
     before = made[: data.draw(st.integers(0, len(made)))]
     after = data.draw(st.permutations(made))[: data.draw(st.integers(0, len(made)))]
     if after and data.draw(st.booleans()):
-        after[0] = replace(after[0], limits=KeyLimits(burst=3), metadata={"team": "search"})
+        new = KeyLimits(burst=3)
+        after[0] = replace(after[0], limits=new, user_limits=KeyLimits(), metadata={"team": "search"})
     assert rewrite(render_records(before), before, after, SOURCE) == render_records(after)
 
 
