@@ -11,8 +11,11 @@ import pytest
 from aiaas.keys.model import KeyLimits
 from aiaas.keys.ring import KeyRing
 from aiaas.keys.users import NO_USER, user_of
+from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.usage_sqlite import SqliteUsage
+from tests.fakes.redis import RedisServer
 from tests.fakes.vllm import FakeVllm, Hang, Send, json_answer
+from tests.limits.stores import running as connected
 from tests.proxy.conftest import KnownKey, Raw, Running, StartGateway, new_key
 
 HEADER = "X-OpenWebUI-User-Id"
@@ -100,6 +103,28 @@ async def test_slot_of_a_user_is_free_when_its_client_leaves(gateway: StartGatew
     first.reset()
     await running.quiet()
     assert (await client.post(BODY, headers={HEADER: "ann"})).status == 200
+
+
+async def test_two_gateways_count_a_user_together(
+    gateway: StartGateway, fake_vllm: FakeVllm, redis_server: RedisServer
+) -> None:
+    """In the shared store; its keys have the user's hash, and never the name."""
+    key = app_key(KeyLimits(requests_per_minute=100), KeyLimits(requests_per_minute=2, max_concurrent=1))
+    async with connected(redis_server.url) as store, connected(redis_server.url) as other:
+        await store.command("FLUSHALL")
+        stores = [FallbackStore(each, "local", 2) for each in (store, other)]
+        clients = [await client_of(await gateway(fake_vllm, keys=(key,), store=each), key) for each in stores]
+        for client in clients:
+            assert (await client.post(BODY, headers={HEADER: "ann@example.com"})).status == 200
+        for client in clients:
+            got = await client.post(BODY, headers={HEADER: "ann@example.com"})
+            assert (got.status, got.json["error"]["code"]) == (429, "user_rate_limit_exceeded")
+            assert got.header("x-ratelimit-limit-requests") == "2"
+        got = await clients[0].post(BODY, headers={HEADER: "bob"})
+        assert (got.status, got.header("x-ratelimit-remaining-requests")) == (200, "1")
+        names = str(await store.command("KEYS", "*"))
+        assert user_of(key.record.id, "ann@example.com") in names
+        assert "example.com" not in names
 
 
 @pytest.mark.parametrize(
