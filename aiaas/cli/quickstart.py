@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
@@ -11,10 +14,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from aiaas.cli.common import new_app
+from aiaas.cli.common import new_app, wants_colours
 from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
+    from aiaas.cli.foundvllm import FoundVllm
     from aiaas.plan.model import Plan
     from aiaas.proxy.server import Ready
 
@@ -25,17 +29,17 @@ LOG: Final = "log.jsonl"
 QUICKSTART_PORT: Final = 8080
 MODEL: Final = "simulator"
 KEY_NAME: Final = "quickstart"
-KEY_FILE: Final = "quickstart.key"  # beside the config, for `aiaas chat`
+KEY_FILE: Final = "key.txt"  # beside the config, for `aiaas chat`
 
 CONFIG: Final = Template("""\
-# Written by `aiaas quickstart`. Everything here is on loopback, and the "model" is aiaas's own simulator.
+# Written by `aiaas quickstart`. The gateway listens on this machine only$comment.
 server:
   host: 127.0.0.1
   port: $port
 backends:
   local:
-    engine: {kind: simulator, port: $engine_port}
-    models: [$model]
+    $engine
+    models: $models
 auth:
   keys_file: keys.yaml
 rate_limit:
@@ -52,7 +56,9 @@ monitoring:
 \b
   aiaas quickstart
   aiaas quickstart --port 9000 --folder /tmp/try
+  aiaas quickstart --backend http://127.0.0.1:8000    a vLLM that runs already
 
+On a terminal it looks for a vLLM at 127.0.0.1:8000 and offers to use it; --yes uses it without asking.
 Ctrl-C stops everything. The folder stays, and `aiaas serve -c FOLDER/aiaas.yaml` starts the same gateway again.
 """
 )
@@ -68,6 +74,11 @@ def quickstart(
             show_default=False,
         ),
     ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A vLLM that runs already. [default: a simulator]", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Use a vLLM at 127.0.0.1:8000 without asking.")] = False,
 ) -> None:
     """Set up and run a gateway with a simulated model on this machine."""
     from aiaas.cli.gateway import run_gateway
@@ -75,7 +86,7 @@ def quickstart(
 
     config = folder / "aiaas.yaml"
     before = _text_of(config)
-    text = _text_with(before, config, port)
+    text = _text_with(before, config, port, _vllm_for(before, config, backend, yes=yes))
     plan = read_valid_plan(config, text)
     _require_free_ports(plan)
     if text != before:
@@ -98,6 +109,7 @@ def quickstart(
             on_engine_healthy()
 
     with _opened(folder / LOG) as log:
+        _show_requests(folder / LOG, log.tell())
         run_gateway(plan, on_ready, on_engine_healthy, log.fileno(), chat_key=key)
 
 
@@ -116,9 +128,62 @@ def _welcome(ready: Ready, config: Path, key: str, plan: Plan) -> str:
 
 Or talk to it: aiaas chat{where}
 {metrics}Log: {config.parent / LOG}
-Next, your own vLLM: in {config} write `url: http://localhost:8000` instead of `engine:`, and in `models:`
-the name that it serves (curl http://localhost:8000/v1/models); then start this again. Ctrl-C stops all of it.
+{_next_step(config, plan)}Ctrl-C stops all of it. Each request is one line:
 """
+
+
+def _next_step(config: Path, plan: Plan) -> str:
+    if all(backend.engine is None for backend in plan.backends):
+        return ""
+    return f"""\
+Next, your own vLLM: in {config} write `url: http://localhost:8000` instead of `engine:`, and in `models:`
+the name that it serves (curl http://localhost:8000/v1/models); then start this again.
+"""
+
+
+def _show_requests(log: Path, start: int) -> None:
+    """Print the log's requests and warnings on stderr from now on, in a thread that ends with the process."""
+    from aiaas.cli.logs import followed, whole_lines
+    from aiaas.proxy.telemetry.log import INFERENCE, OTHER
+    from aiaas.proxy.telemetry.readable import parse_log_line, readable_line
+
+    colours = wants_colours(sys.stderr)
+
+    def show() -> None:
+        for lines in whole_lines(followed(log, time.sleep, start)):
+            for found in map(parse_log_line, lines):
+                if found is not None and (found[1]["event"] in (INFERENCE, OTHER) or found[1].get("level") != "info"):
+                    note(readable_line(found[1], colours=colours))
+
+    threading.Thread(target=show, name="requests", daemon=True).start()
+
+
+def _vllm_for(before: str | None, config: Path, url: str | None, *, yes: bool) -> FoundVllm | None:
+    """The vLLM to use in a new config: the one that was named, or one at its usual address if the user agrees.
+
+    Raises UsageError for --backend and a config that was edited, and as `look_for_vllm`.
+    """
+    from aiaas.cli.foundvllm import USUAL_VLLM, look_for_vllm
+    from aiaas.errors import CheckFailed, CommandError, UsageError
+
+    if url is not None:
+        found = look_for_vllm(url)
+        if before is not None and not (_is_fresh(before) or _is_fresh(before, found)):
+            raise UsageError(f"--backend: {config} was edited; write url and models there, or choose another --folder")
+        return found
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
+    if before is not None or not (asks or yes):
+        return None
+    try:
+        found = look_for_vllm(USUAL_VLLM)
+    except CheckFailed as error:
+        note(f"{error.message}; so this starts a simulator")
+        return None
+    except CommandError:  # nobody listens there
+        return None
+    listed = ", ".join(found.names[:5])
+    question = f"A server at {found.url} offers {listed}. Put the gateway in front of it (n: a simulator)?"
+    return found if yes or typer.confirm(question, default=True, err=True) else None
 
 
 def _text_of(config: Path) -> str | None:
@@ -134,29 +199,39 @@ def _text_of(config: Path) -> str | None:
         raise EnvironmentFault(f"cannot read {config}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _text_with(before: str | None, config: Path, port: int | None) -> str:
-    """The config to run with: an earlier run's, with only a given `port` changed.
+def _text_with(before: str | None, config: Path, port: int | None, vllm: FoundVllm | None) -> str:
+    """The config to run with: a new one for `vllm`, or an earlier run's, with only a given `port` changed.
 
     A config that was not edited is written anew, so that metrics and simulator follow the port. Raises UsageError if
     an edited config has no `server.port` to change.
     """
     from aiaas.errors import UsageError
 
-    if before is None:
-        return _fresh_text(QUICKSTART_PORT if port is None else port)
-    found = _port_in(before)
+    found = None if before is None else _port_in(before)
+    if before is None or vllm is not None:
+        last = QUICKSTART_PORT if before is None or found is None else int(before[found])
+        return _fresh_text(last if port is None else port, vllm)
     if port is None or (found is not None and before[found] == str(port)):
         return before
     if found is None:
         raise UsageError(f"--port {port}: {config} was edited and has no server.port; write it there")
-    old = before[found]
-    if old.isdecimal() and before == _fresh_text(int(old)):
+    if _is_fresh(before):
         return _fresh_text(port)
     return before[: found.start] + str(port) + before[found.stop :]
 
 
-def _fresh_text(port: int) -> str:
-    return CONFIG.substitute(port=port, metrics_port=port + 1, engine_port=port + 2, admin_port=port + 3, model=MODEL)
+def _is_fresh(text: str, vllm: FoundVllm | None = None) -> bool:
+    """Whether this is the config of a simulator, or of `vllm`, as it was written, on any port."""
+    found = _port_in(text)
+    return found is not None and text[found].isdecimal() and text == _fresh_text(int(text[found]), vllm)
+
+
+def _fresh_text(port: int, vllm: FoundVllm | None = None) -> str:
+    comment = ', and the "model" is aiaas\'s own simulator' if vllm is None else ""
+    engine = f"engine: {{kind: simulator, port: {port + 2}}}" if vllm is None else f"url: {vllm.url}"
+    models = f"[{MODEL}]" if vllm is None else vllm.models
+    ports = {"port": port, "metrics_port": port + 1, "admin_port": port + 3}
+    return CONFIG.substitute(ports, engine=engine, models=models, comment=comment)
 
 
 def _port_in(text: str) -> slice | None:

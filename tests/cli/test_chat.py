@@ -120,7 +120,7 @@ async def test_a_quickstart_is_used_without_options(gateway: FakeVllm, capsys: p
     folder.mkdir()
     config = f"server: {{host: 127.0.0.1, port: {gateway.port}}}\nauth: {{keys_file: keys.yaml}}\n"
     (folder / "aiaas.yaml").write_text(config + "backends: {v: {url: 'http://127.0.0.1:9', models: [m]}}\n")
-    (folder / "quickstart.key").write_text("sk-quick\n")
+    (folder / "key.txt").write_text("sk-quick\n")
     assert await chat("-m", "hi") == 0
     assert gateway.posts[0].headers["authorization"] == "Bearer sk-quick"
     assert "Hello there" in capsys.readouterr().out

@@ -16,6 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from aiaas.cli.foundvllm import FoundVllm
+from aiaas.cli.main import run
+from aiaas.plan.model import Plan
 from tests.e2e.processes import MODEL, running_simulator
 from tests.ports import free_port
 
@@ -83,7 +86,7 @@ def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
         quickstart = start(*arguments)
         answer = quickstart.curl()
         assert answer.startswith("data: ")
-        key = tmp_path / "try" / "quickstart.key"
+        key = tmp_path / "try" / "key.txt"
         assert key.read_text().strip() in quickstart.said
         assert key.stat().st_mode & 0o777 == 0o600
         assert f"aiaas chat -c {tmp_path}/try/aiaas.yaml --api-key-file {key}" in quickstart.said
@@ -171,6 +174,95 @@ def test_a_taken_port_leaves_no_config_behind(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "choose another port" in done.stderr
     assert not (tmp_path / "try").exists()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_a_named_vllm_is_used_with_its_models(start: Callable[..., Quickstart], tmp_path: Path) -> None:
+    """No simulator is started; each request is one line; the same again stays as it is, and another one is refused."""
+    with running_simulator(tmp_path / "simulator.log") as url:
+        first = start("--port", str(free_port(1, 2)), "--backend", url)
+        assert first.curl().endswith("data: [DONE]\n\n")
+        assert first.children() == []
+        first.until(f"quickstart    {MODEL}")
+        assert "200 " in first.said
+        assert first.stop() == 0
+        assert "Next, your own vLLM" not in first.said
+        config = tmp_path / "try" / "aiaas.yaml"
+        assert f'url: {url}\n    models: ["{MODEL}"]' in config.read_text()
+        again = start("--backend", url)
+        again.until("Ctrl-C stops all")
+        assert again.stop() == 0
+        config.write_text(config.read_text() + "# mine\n")
+        refused = start("--backend", url)
+        _, said = refused.process.communicate(timeout=60)
+    assert refused.process.returncode == 2
+    assert "was edited; write url and models there, or choose another --folder" in said
+
+
+def test_a_backend_that_does_not_answer_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Exit code 3, and no folder."""
+    command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path / "try")]
+    command += ["--backend", f"http://127.0.0.1:{free_port()}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "connection refused" in done.stderr
+    assert not (tmp_path / "try").exists()
+
+
+class Terminal:
+    """Standard streams of a person who answers `word`."""
+
+    def __init__(self, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self._word = word
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("typer.confirm", self.confirm)
+
+    def confirm(self, question: str, **_: object) -> bool:
+        self.asked.append(question)
+        return self._word == "y"
+
+
+@pytest.mark.parametrize(("word", "used"), [("y", True), ("n", False)])
+def test_a_vllm_on_its_usual_port_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, used: bool
+) -> None:
+    """The question names its models; the config follows the answer. An earlier config is not asked about."""
+    found = FoundVllm("http://127.0.0.1:8000", ("base", "small"), '["base", "small"]')
+    monkeypatch.setattr("aiaas.cli.foundvllm.look_for_vllm", lambda _url: found)
+    plans: list[Plan] = []
+    monkeypatch.setattr("aiaas.cli.gateway.run_gateway", lambda plan, *_: plans.append(plan))
+    monkeypatch.setattr("aiaas.cli.quickstart._show_requests", lambda *_: None)
+    terminal = Terminal(word, monkeypatch)
+    arguments = ["quickstart", "--folder", str(tmp_path / "try")]
+    assert run([*arguments, "--port", str(free_port(1, 2))]) == 0
+    (question,) = terminal.asked
+    assert question.startswith("A server at http://127.0.0.1:8000 offers base, small. ")
+    (backend,) = plans[0].backends
+    assert (backend.engine is None) == used
+    assert ([model.name for model in plans[0].models] == ["base", "small"]) == used
+    assert run(arguments) == 0
+    assert len(terminal.asked) == 1
+
+
+def test_yes_uses_it_and_a_pipe_does_not_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal there is a simulator, unless --yes asks for more."""
+    looked: list[str] = []
+
+    def find(url: str) -> FoundVllm:
+        looked.append(url)
+        return FoundVllm(url, ("base",), '["base"]')
+
+    monkeypatch.setattr("aiaas.cli.foundvllm.look_for_vllm", find)
+    plans: list[Plan] = []
+    monkeypatch.setattr("aiaas.cli.gateway.run_gateway", lambda plan, *_: plans.append(plan))
+    monkeypatch.setattr("aiaas.cli.quickstart._show_requests", lambda *_: None)
+    assert run(["quickstart", "--folder", str(tmp_path / "a"), "--port", str(free_port(1, 2))]) == 0
+    assert looked == []
+    assert run(["quickstart", "--folder", str(tmp_path / "b"), "--port", str(free_port(1, 2)), "--yes"]) == 0
+    assert looked == ["http://127.0.0.1:8000"]
+    assert [plan.backends[0].engine is None for plan in plans] == [False, True]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
