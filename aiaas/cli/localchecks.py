@@ -244,20 +244,21 @@ def _command(folder: Path) -> str:
 
 
 def check_ports(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> Iterator[Diagnosis]:
-    """Each port is free, or this gateway has it already."""
+    """Each port is free, or this gateway has it already, or an engine that it has started."""
     free = []
     runs = any(holder.is_gateway for holder in holders.get(plan.server.port, ()))
     for host, port, field in wanted_ports(plan):
         there = holders.get(port, ())
-        is_engine = field.endswith(".engine.port")
         try:
             bind(host, port, field).close()
             free.append(str(port))
         except PortTakenError as error:
-            ours = next((holder for holder in there if holder.is_gateway or (runs and is_engine)), None)
-            if ours is not None:
-                what = "the gateway's engine" if is_engine else "the gateway"
-                yield Diagnosis("ok", "ports", f"{port} ({field}): {what} runs there, process {ours.pid}")
+            gateway = next((holder for holder in there if holder.is_gateway), None)
+            if gateway is not None:
+                yield Diagnosis("ok", "ports", f"{port} ({field}): the gateway runs there, process {gateway.pid}")
+                continue
+            if runs and field.startswith("backends."):
+                yield Diagnosis("ok", "ports", f"{port} ({field}): the gateway's engine runs there")
                 continue
             known = next((holder for holder in there if holder.pid is not None), None)
             who = "a process of another user" if known is None else f"process {known.pid}, {known.command[:80]}"

@@ -11,7 +11,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -292,10 +293,21 @@ async def test_a_taken_port_names_its_holder(scene: Scene, capsys: pytest.Captur
 
 
 async def test_a_running_gateway_is_recognised(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its ports are no fault, nor is its engine's; its own descriptors count, and the disk of its log."""
-    engine = socket.create_server(("127.0.0.1", 0))
-    engine_port = engine.getsockname()[1]
-    scene.config["backends"]["own"] = {"engine": {"kind": "simulator", "port": engine_port}, "models": ["own"]}
+    """Its ports are no fault; its own descriptors count, and the disk of its log."""
+    with listener(scene) as process:
+        assert await scene.doctor() == 0
+        out = capsys.readouterr().out
+        port = scene.config["server"]["port"]
+        assert f"{port} (server.port): the gateway runs there, process {process.pid}" in out
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (4, 4))
+        assert await scene.doctor() == 1
+        out = capsys.readouterr().out
+        assert f"FAIL  descriptors       the gateway, process {process.pid}, has 4 of 4 open; new connections" in out
+
+
+@contextmanager
+def listener(scene: Scene) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on the gateway's port, with a gateway's command line."""
     holder = "import socket, sys, time\nsock = socket.socket()\nsock.bind(('127.0.0.1', int(sys.argv[1])))\n"
     holder += "sock.listen()\nprint('listening', flush=True)\ntime.sleep(60)\n"
     script = scene.folder / "gateway.py"
@@ -305,18 +317,26 @@ async def test_a_running_gateway_is_recognised(scene: Scene, capsys: pytest.Capt
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        assert await scene.doctor() == 0
-        out = capsys.readouterr().out
-        assert f"{port} (server.port): the gateway runs there, process {process.pid}" in out
-        assert f"{engine_port} (backends.own.engine.port): the gateway's engine runs there" in out
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (4, 4))
-        assert await scene.doctor() == 1
-        out = capsys.readouterr().out
-        assert f"FAIL  descriptors       the gateway, process {process.pid}, has 4 of 4 open; new connections" in out
+        yield process
     finally:
-        engine.close()
         process.kill()
         process.communicate()
+
+
+async def test_an_engine_of_a_running_gateway_may_have_its_port(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command line is vLLM's; without the gateway, the same is a fault."""
+    port = free_port()
+    scene.config["backends"]["vllm"] = {"engine": {"kind": "simulator", "port": port}, "models": ["base"]}
+    with socket.socket() as engine:
+        engine.bind(("127.0.0.1", port))
+        engine.listen()
+        assert await scene.doctor() == 1
+        assert "(backends.vllm.engine.port): another program listens there" in capsys.readouterr().out
+        with listener(scene):
+            assert await scene.doctor() == 0
+    assert f"{port} (backends.vllm.engine.port): the gateway's engine runs there" in capsys.readouterr().out
 
 
 async def test_json_has_every_finding(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:

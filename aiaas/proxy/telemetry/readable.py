@@ -185,7 +185,8 @@ def _end(fields: LogFields) -> Iterator[str]:
 def _event(fields: LogFields, paint: _Paint) -> Iterator[str]:
     yield paint(_text(fields["event"]), "bold")
     yield "; ".join(_text(fields[name]) for name in _SENTENCES if fields.get(name))
-    rest = (f"{_text(name)}={_value(value)}" for name, value in fields.items() if name not in _FRAME)
+    facts = ((name, value) for name, value in fields.items() if name not in _FRAME and value not in (None, [], ""))
+    rest = (f"{_text(name)}={_value(value)}" for name, value in facts)
     yield paint(" ".join(rest), "dim")
 
 

@@ -92,7 +92,9 @@ def test_every_code_and_reason_has_words() -> None:
 
 def test_an_event_shows_its_sentence_first() -> None:
     """The level, the name as for `--event`, the words, then the other fields."""
-    line = shown("endpoint_down", level="warning", backend="vllm", reason="connection refused", addresses=["a", "b"])
+    line = shown(
+        "endpoint_down", level="warning", backend="vllm", reason="connection refused", addresses=["a", "b"], left=[]
+    )
     assert line == '11-23 07:16:08.250 WARN  endpoint_down  connection refused  backend=vllm addresses="a, b"'
 
 
