@@ -19,7 +19,7 @@ from aiaas.cli.schemas import schema_faults
 from aiaas.config import codes
 from aiaas.config.accept import accepted_in_vain, without_accepted
 from aiaas.config.check import placed
-from aiaas.config.deployment import STAND_IN, check_deployment, literal_names
+from aiaas.config.deployment import STAND_IN, check_deployment, literal_names, plain_values
 from aiaas.config.environment import OVERRIDES, names_in
 from aiaas.config.load import load_file
 from aiaas.config.problem import Problem, dotted, has_errors
@@ -91,13 +91,15 @@ def makes_keys(reading: Reading) -> bool:
 
 def environment_for(path: Path) -> dict[str, str]:
     """The environment for rendering a config: the shell's without the overrides, and with a stand-in for each variable
-    that is deployed by its name and not set here. Raises EnvironmentFault if the file is missing."""
+    that is deployed by its name and not set here; values in the config itself win. Raises EnvironmentFault if the file
+    is missing."""
     ignored = [name for name in OVERRIDES if os.environ.get(name)]
     if ignored:
         note(f"ignored, since they apply to this shell only: {', '.join(ignored)}")
     env = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
-    named = literal_names(load_file(path, env).written)
-    return dict.fromkeys(sorted(named), STAND_IN) | {name: value for name, value in env.items() if value}
+    written = load_file(path, env).written
+    given = {name: value for name, value in env.items() if value}
+    return dict.fromkeys(sorted(literal_names(written)), STAND_IN) | given | plain_values(written)
 
 
 def _explained(problem: Problem, written: Any, env: Mapping[str, str]) -> Problem:

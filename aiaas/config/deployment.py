@@ -87,6 +87,15 @@ def _is_vllm(engine: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(engine, dict) and engine.get("kind") == "vllm"
 
 
+def plain_values(written: Any) -> dict[str, str]:
+    """The variables whose values the `kubernetes` section itself has."""
+    settings = written.get(_K8S) if isinstance(written, dict) else None
+    named = settings.get("env") if isinstance(settings, dict) else None
+    entries = named.items() if isinstance(named, dict) else ()
+    values = {name: entry.get("value") for name, entry in entries if isinstance(entry, dict)}
+    return {name: value for name, value in values.items() if isinstance(value, str)}
+
+
 def addresses(config: Config) -> Iterator[tuple[Path, str]]:
     """The hosts of backends and of the shared store, each with its field; without those that cannot be read."""
     for name, backend in config.backends.items():
@@ -175,7 +184,15 @@ def _variables(config: Config, needed: frozenset[str]) -> Iterator[Finding]:
     for name in sorted(needed - named.keys()):
         message = f"{name} is used, but this section does not name its Secret; add {name}: {{secret: NAME, key: KEY}}"
         yield codes.NOT_DEPLOYABLE, "error", (_K8S, "env"), message
-    for name in named:
+    secrets = {getattr(backend, field) for backend in config.backends.values() for field in _SECRET_FIELDS}
+    for name, each in named.items():
+        whole = each.secret is not None and each.key is not None and each.value is None
+        if not whole and (each.value is None or each.secret is not None or each.key is not None):
+            message = "write {secret: NAME, key: KEY} or {value: TEXT}"
+            yield codes.NOT_DEPLOYABLE, "error", (_K8S, "env", name), message
+        elif not whole and name in secrets:
+            message = "is the key of a backend or the secret of a cache; name its Secret: {secret: NAME, key: KEY}"
+            yield codes.PLAIN_SECRET, "error", (_K8S, "env", name, "value"), message
         if name not in needed:
             message = "nothing in the config uses this variable, so it is not rendered; remove it"
             yield codes.UNUSED_VARIABLE, "warning", (_K8S, "env", name), message

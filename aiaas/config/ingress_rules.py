@@ -88,6 +88,10 @@ def _limits_are_the_gateways(config: Config) -> Iterator[Finding]:
 
 def _https_only(config: Config) -> Iterator[Finding]:
     settings = config.kubernetes.ingress
+    if not settings.tls and _is_used(config):
+        message = "keys cross the network in the clear up to the ingress, unless TLS ends in front of it; leave it on"
+        yield codes.PLAIN_HTTP, "warning", ("kubernetes", "ingress", "tls"), message
+        return
     for controller, name, value in _written(config, "redirects"):
         if value.lower() not in (("443",) if controller.name == "alb" else ("true",)):
             message = "plain HTTP is answered instead of redirected, so keys cross the internet in the clear; remove it"

@@ -78,6 +78,10 @@ class Ingress(Section):
     cluster_issuer: ObjectName | None = "letsencrypt-prod"
     """cert-manager's issuer of the certificate. null if the TLS secret exists already."""
 
+    tls: Flag = True
+    """Whether TLS ends at the ingress. false, with a warning, renders an Ingress for plain HTTP, without redirects and
+    issuer: where TLS ends in front of it, at a load balancer."""
+
     tls_secret: ObjectName | None = None
     """The Secret with the certificate, also for `server.tls`. null means `kubernetes.name` plus `-tls`."""
 
@@ -101,6 +105,10 @@ class GatewayApi(Section):
     namespace: DnsLabel | None = None
     """The Gateway's namespace. null means aiaas's own."""
 
+    timeouts: Flag = True
+    """Whether to write the route's timeouts. Write false for implementations of Gateway API before 1.2, which do not
+    know them; their own timeouts then hold, and `aiaas smoke` shows whether those are long enough."""
+
     section: ObjectName | None = None
     """The name of the Gateway's listener. null means every listener, also one without TLS."""
 
@@ -118,14 +126,17 @@ class KeysSecret(Section):
     """The Secret's name. null means `kubernetes.name` plus `-keys`. Its entry is named `keys.yaml`."""
 
 
-class SecretReference(Section):
-    """One entry of a Secret in the same namespace."""
+class Variable(Section):
+    """The value of an environment variable: an entry of a Secret in the same namespace, or plain text."""
 
-    secret: ObjectName
-    """The Secret's name."""
+    secret: ObjectName | None = None
+    """The Secret's name, together with `key`."""
 
-    key: EntryName
+    key: EntryName | None = None
     """The entry in the Secret."""
+
+    value: Text | None = None
+    """The value itself, if it is not a secret."""
 
 
 class KubernetesMonitoring(Section):
@@ -232,11 +243,14 @@ class Kubernetes(Section):
     image: ImageName | None = None
     """The container image. null means `aiaas:<version>`, with a warning."""
 
-    image_pull_secrets: tuple[DnsLabel, ...] = ()
+    image_pull_secrets: tuple[ObjectName, ...] = ()
     """Secrets with the credentials of the image's registry."""
 
     host: HostName | None = None
     """The public host name. Required if `expose` is `ingress` or `gateway`."""
+
+    more_hosts: tuple[HostName, ...] = ()
+    """Further public host names."""
 
     replicas: Replicas = Replicas()
     """How many gateways run."""
@@ -264,8 +278,11 @@ class Kubernetes(Section):
     keys_secret: KeysSecret = KeysSecret()
     """The Secret that holds the key file."""
 
-    env: dict[EnvName, SecretReference] = Field(default_factory=dict)
-    """The Secret entry for each `${NAME}` of the config."""
+    env: dict[EnvName, Variable] = Field(default_factory=dict)
+    """The value of each `${NAME}` of the config in the cluster: `{secret: NAME, key: KEY}` or `{value: TEXT}`."""
+
+    service_account_annotations: Annotations = Field(default_factory=dict)
+    """Annotations of the ServiceAccount, such as a cloud's role (`eks.amazonaws.com/role-arn`)."""
 
     network_policy: NetworkPolicy = NetworkPolicy()
     """Allowed connections."""

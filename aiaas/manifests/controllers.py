@@ -31,7 +31,12 @@ from aiaas.openai.paths import READY
 from aiaas.plan.kubernetes import KubernetesPlan
 
 GKE_CONFIG: Final = "cloud.google.com/v1"
+FRONTEND_CONFIG: Final = "networking.gke.io/v1beta1.FrontendConfig"
 _LONGEST_DRAIN: Final = 3600  # seconds; the most that AWS and Google take
+
+
+# Annotations for TLS at the ingress, besides the redirects.
+_TLS_ONLY: Final = (ENTRY_POINTS, f"{TRAEFIK}router.tls", f"{ALB}listen-ports", FRONTEND_CONFIG)
 
 
 def controllers(plan: KubernetesPlan) -> tuple[Controller, ...]:
@@ -50,6 +55,9 @@ def annotations_for(plan: KubernetesPlan) -> dict[str, str]:
     found: dict[str, str] = {}
     for controller in controllers(plan):
         found |= CONTROLLER_ANNOTATIONS[controller.name](plan)
+    if not plan.settings.ingress.tls:
+        for name in (*_TLS_ONLY, *(name for controller in controllers(plan) for name in controller.redirects)):
+            found.pop(name, None)
     return found
 
 
@@ -137,7 +145,7 @@ def _gce(plan: KubernetesPlan) -> dict[str, str]:
     # GKE reads the class from this annotation, and not from spec.ingressClassName.
     return {
         "kubernetes.io/ingress.class": plan.settings.ingress.class_name,
-        "networking.gke.io/v1beta1.FrontendConfig": plan.named("frontend"),
+        FRONTEND_CONFIG: plan.named("frontend"),
     }
 
 
@@ -187,11 +195,11 @@ def google_objects(plan: KubernetesPlan) -> tuple[Object, ...]:
             "checkIntervalSec": 10,
         },
     }
-    frontend = {"redirectToHttps": {"enabled": True}}
-    return (
-        head(plan, GKE_CONFIG, "BackendConfig", plan.named("backend")) | {"spec": backend},
-        head(plan, "networking.gke.io/v1beta1", "FrontendConfig", plan.named("frontend")) | {"spec": frontend},
-    )
+    made = (head(plan, GKE_CONFIG, "BackendConfig", plan.named("backend")) | {"spec": backend},)
+    if not plan.settings.ingress.tls:
+        return made
+    frontend = head(plan, "networking.gke.io/v1beta1", "FrontendConfig", plan.named("frontend"))
+    return (*made, frontend | {"spec": {"redirectToHttps": {"enabled": True}}})
 
 
 def _drain(plan: KubernetesPlan) -> int:

@@ -22,7 +22,7 @@ from aiaas.manifests.objects import (
     Object,
     amounts_of,
     container_security,
-    from_secret,
+    from_settings,
     head,
     labels_of,
     pod_security,
@@ -185,14 +185,14 @@ def environment(plan: KubernetesPlan, engine: EngineDeployment) -> list[Object]:
     for name, value in (plain | dict(engine.environment)).items():
         whole = re.fullmatch(r"\$\{(\w+)\}", value)
         if whole is not None:  # the value is `${NAME}` alone: refer to its Secret
-            entries[name] = from_secret(plan, whole[1], variable=name)
+            entries[name] = from_settings(plan, whole[1], variable=name)
             continue
         # `${NAME}` inside a longer text becomes Kubernetes' own `$(NAME)`, which must be defined before.
         for inner in sorted(names_in(value) - entries.keys()):
-            entries[inner] = from_secret(plan, inner)
+            entries[inner] = from_settings(plan, inner)
         entries[name] = {"name": name, "value": _REFERENCE.sub(_expanded, value)}
     if engine.key is not None:
-        entries["VLLM_API_KEY"] = from_secret(plan, engine.key, variable="VLLM_API_KEY")
+        entries["VLLM_API_KEY"] = from_settings(plan, engine.key, variable="VLLM_API_KEY")
     return list(entries.values())
 
 

@@ -22,11 +22,12 @@ def ingress(plan: KubernetesPlan) -> Object:
         {"path": path, "pathType": "Prefix" if prefix else "Exact", "backend": {"service": _service(plan)}}
         for path, prefix in plan.paths
     ]
-    tls: Object = {"hosts": [plan.settings.host]}
+    tls: Object = {"hosts": list(plan.hosts)}
     if not is_behind(plan, "alb"):  # AWS finds the certificate by its host
         tls["secretName"] = plan.tls_secret
     spec: Object = {} if is_behind(plan, "gce") else {"ingressClassName": settings.class_name}
-    spec |= {"tls": [tls], "rules": [{"host": plan.settings.host, "http": {"paths": paths}}]}
+    spec |= {"tls": [tls]} if settings.tls else {}
+    spec |= {"rules": [{"host": host, "http": {"paths": paths}} for host in plan.hosts]}
     made = head(plan, "networking.k8s.io/v1", "Ingress", plan.named("ingress"), annotations=annotations)
     return made | {"spec": spec}
 
@@ -37,9 +38,11 @@ def _service(plan: KubernetesPlan) -> Object:
 
 def _certificate(plan: KubernetesPlan) -> dict[str, str]:
     """cert-manager's issuer. A cloud's load balancer has certificates of its own."""
-    issuer = plan.settings.ingress.cluster_issuer
+    settings = plan.settings.ingress
     outside = any(controller.outside for controller in controllers(plan))
-    return {} if issuer is None or outside else {"cert-manager.io/cluster-issuer": issuer}
+    if settings.cluster_issuer is None or outside or not settings.tls:
+        return {}
+    return {"cert-manager.io/cluster-issuer": settings.cluster_issuer}
 
 
 def http_route(plan: KubernetesPlan) -> Object:
@@ -52,16 +55,16 @@ def http_route(plan: KubernetesPlan) -> Object:
     if settings.section is not None:
         parent["sectionName"] = settings.section
     bound = route_duration(plan.request_timeout)
-    rule = {
+    rule: Object = {
         "matches": [
             {"path": {"type": "PathPrefix" if prefix else "Exact", "value": path}} for path, prefix in plan.paths
         ],
         "backendRefs": [
             {"group": "", "kind": "Service", "name": plan.app, "port": plan.gateway.server.port, "weight": 1}
         ],
-        "timeouts": {"request": bound, "backendRequest": bound},
     }
-    spec = {"parentRefs": [parent], "hostnames": [plan.settings.host], "rules": [rule]}
+    rule |= {"timeouts": {"request": bound, "backendRequest": bound}} if settings.timeouts else {}
+    spec = {"parentRefs": [parent], "hostnames": list(plan.hosts), "rules": [rule]}
     return head(plan, "gateway.networking.k8s.io/v1", "HTTPRoute", plan.named("route")) | {"spec": spec}
 
 
@@ -101,10 +104,10 @@ def _ingress_notes(plan: KubernetesPlan) -> Iterator[str]:
             "ingress controller haproxy-ingress: HAProxy notices a client's leaving only with `config-defaults: option "
             f"abortonclose` in the controller's ConfigMap; {half}"
         )
-    if "alb" in known:
+    if "alb" in known and settings.tls:
         yield (
-            f"ingress controller alb: the certificate for {plan.settings.host} must exist in ACM; the load balancer is "
-            "internal unless alb.ingress.kubernetes.io/scheme says internet-facing"
+            f"ingress controller alb: the certificate for {', '.join(plan.hosts)} must exist in ACM; the load "
+            "balancer is internal unless alb.ingress.kubernetes.io/scheme says internet-facing"
         )
-    if "gce" in known:
+    if "gce" in known and settings.tls:
         yield f"ingress controller gce: the Secret {plan.tls_secret} (type kubernetes.io/tls) must exist"

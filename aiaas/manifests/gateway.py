@@ -10,7 +10,7 @@ from aiaas.manifests.objects import (
     READ_BY_GROUP,
     Object,
     container_security,
-    from_secret,
+    from_settings,
     head,
     labels_of,
     pod_security,
@@ -38,7 +38,8 @@ def namespace(plan: KubernetesPlan) -> Object:
 
 def service_account(plan: KubernetesPlan) -> Object:
     """An identity without rights and without a token: the gateway never talks to the API server."""
-    return head(plan, "v1", "ServiceAccount", plan.app) | {"automountServiceAccountToken": False}
+    made = head(plan, "v1", "ServiceAccount", plan.app, annotations=plan.settings.service_account_annotations)
+    return made | {"automountServiceAccountToken": False}
 
 
 def config_map(plan: KubernetesPlan) -> Object:
@@ -142,7 +143,7 @@ def _container(plan: KubernetesPlan) -> Object:
         "ports": _ports(plan),
     }
     if plan.variables:
-        container["env"] = [from_secret(plan, name) for name in plan.variables]
+        container["env"] = [from_settings(plan, name) for name in plan.variables]
     return container | {
         "resources": resources_of(plan.settings.resources),
         # A start takes a second or two; the other probes wait until then.

@@ -75,10 +75,12 @@ def container_security(*, read_only: bool) -> Object:
     }
 
 
-def from_secret(plan: KubernetesPlan, name: str, *, variable: str | None = None) -> Object:
-    """An environment variable (called `variable` or else `name`) with its value from the Secret in `kubernetes.env`."""
-    reference = plan.settings.env[name]
-    source = {"secretKeyRef": {"name": reference.secret, "key": reference.key}}
+def from_settings(plan: KubernetesPlan, name: str, *, variable: str | None = None) -> Object:
+    """An environment variable (called `variable` or else `name`) with its value as `kubernetes.env` has it."""
+    entry = plan.settings.env[name]
+    if entry.value is not None:
+        return {"name": variable or name, "value": entry.value.replace("$", "$$")}  # Kubernetes expands $(NAME)
+    source = {"secretKeyRef": {"name": entry.secret, "key": entry.key}}
     return {"name": variable or name, "valueFrom": source}
 
 

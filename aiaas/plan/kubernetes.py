@@ -69,7 +69,7 @@ class KubernetesPlan:
     ingress_timeout  seconds of silence that a hop in front of the gateway must allow
     largest_body     bytes of a body that a hop in front of the gateway must allow
     request_timeout  seconds for a whole request at a hop that bounds it; 0 is unbounded
-    variables        the names whose values the gateway takes from a Secret (`settings.env`), sorted
+    variables        the names whose values the gateway takes from its environment (`settings.env`), sorted
     outgoing         the peers to which the gateway connects, without our own engines
     pre_stop         seconds that a pod goes on accepting connections after its deletion
     grace            seconds from the deletion of a pod to its end at the latest
@@ -115,6 +115,11 @@ class KubernetesPlan:
     def tls_secret(self) -> str:
         """The name of the Secret with the certificate."""
         return self.settings.ingress.tls_secret or self.named("tls")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The public host names, each once."""
+        return tuple(dict.fromkeys(name for name in (self.settings.host, *self.settings.more_hosts) if name))
 
     def named(self, suffix: str) -> str:
         """The name of the gateway's object with this suffix."""

@@ -105,6 +105,16 @@ def test_a_variable_that_manifests_depend_on_has_to_be_set(monkeypatch: pytest.M
     assert "backends.vllm.url" not in {problem.path for problem in judged(text).problems}
 
 
+def test_a_plain_value_of_the_config_decides_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one that the pods have, whatever this shell has."""
+    monkeypatch.setenv("HOST", "localhost")
+    text = DEPLOYED.replace("vllm.models", "${HOST}").replace("env: {", "env: {HOST: {value: vllm.gpu}, ")
+    judged_now = judged(text)
+    assert judged_now.problems == ()
+    assert judged_now.cluster is not None
+    assert {edge.namespace for edge in judged_now.cluster.outgoing} == {"gpu", "data"}
+
+
 def test_an_accepted_warning_is_shown_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, and --strict passes; render is silent about it."""
     text = DEPLOYED.replace("  image:", "  network_policy: {monitoring_namespace: null}\n  image:")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiaas.config.deployment import STAND_IN, check_deployment, literal_names, pod_names
+from aiaas.config.deployment import STAND_IN, check_deployment, literal_names, plain_values, pod_names
 from aiaas.config.load import load_text
 from tests.manifests.rendering import BACKEND, TLS, plan_of, plan_or_problems, with_kubernetes
 
@@ -191,3 +191,36 @@ def test_a_host_that_only_the_cluster_knows_is_a_warning(more: str, count: int) 
     found = warnings_of(text.replace("vllm-gpt-oss-20b.system", "${HOST}"), {"HOST": STAND_IN})
     assert len(found) == count
     assert all("the variable in backends.vllm.url is not set here" in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        pytest.param("{secret: s, key: k}", None, id="a Secret's entry"),
+        pytest.param("{secret: s}", "kubernetes.env.KEY: write {secret", id="without its key"),
+        pytest.param("{}", "kubernetes.env.KEY: write {secret", id="nothing"),
+        pytest.param("{secret: s, key: k, value: v}", "kubernetes.env.KEY: write {secret", id="both"),
+        pytest.param("{value: v}", "kubernetes.env.KEY.value: is the key of a backend", id="a key in plain text"),
+    ],
+)
+def test_a_variable_has_one_kind_of_value(entry: str, found: str | None) -> None:
+    """And a backend's key is never in plain text."""
+    text = with_kubernetes(env=f"{{KEY: {entry}}}").replace("models:", "api_key_env: KEY, models:")
+    problems = check_deployment(load_text(text, file="f", env={"KEY": "k"}))
+    assert [f"{problem.path}: {problem.message}"[: len(found or "")] for problem in problems] == (
+        [found] if found else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "values"),
+    [
+        ({"kubernetes": {"env": {"A": {"value": "a"}, "B": {"secret": "s"}, "C": 3, "D": {"value": 4}}}}, {"A": "a"}),
+        ({"kubernetes": {"env": []}}, {}),
+        ({"kubernetes": 3}, {}),
+        (None, {}),
+    ],
+)
+def test_values_of_the_config_itself_are_known(written: Any, values: dict[str, str]) -> None:
+    """From a file of any shape."""
+    assert plain_values(written) == values

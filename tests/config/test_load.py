@@ -104,7 +104,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
             if part == "tls":
                 node[name] |= {key: "f" for key in ("cert_file", "key_file") if key not in node[name]}
             if part == "*" and path[index - 1] == "env":
-                node[name] |= {key: "f" for key in ("secret", "key") if key not in node[name]}
+                node[name].setdefault("secret", "f")
             node = node[name]
     return yaml.safe_dump(root, sort_keys=False), shown
 
@@ -125,6 +125,7 @@ def wrong_for(path: tuple[str, ...]) -> Any:
     is_container = path[-1] in free or path[-1] in ("backends", "models", "urls", "endpoints", "extra", "merge")
     is_section = any(other[: len(path)] == path and len(other) > len(path) for other in FIELDS)
     lists = path[-1] in ("aliases", "forward_headers", "trusted_proxies", "allow_origins")
+    is_container |= path[-1].endswith("_annotations")
     return "WRONG" if is_container or is_section or lists else {"WRONG": 1}
 
 

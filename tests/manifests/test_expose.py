@@ -105,3 +105,32 @@ def test_nothing_may_be_exposed() -> None:
     """expose: none has neither Ingress nor route, and needs no host."""
     made = objects_of(BACKEND + "kubernetes: {image: 'r/a:1', expose: none}\n")
     assert [name for name in made if name.startswith(("Ingress/", "HTTPRoute/"))] == []
+
+
+def test_several_hosts_share_one_certificate() -> None:
+    """Each host has the same paths; a host that is named twice counts once."""
+    text = with_kubernetes(more_hosts="[llm.example.com, api.example.com]")
+    spec = one(text, "Ingress")["spec"]
+    assert spec["tls"] == [{"hosts": ["api.example.com", "llm.example.com"], "secretName": "api-router-tls"}]
+    assert [rule["host"] for rule in spec["rules"]] == ["api.example.com", "llm.example.com"]
+    assert spec["rules"][0]["http"] == spec["rules"][1]["http"]
+    route = one(with_kubernetes(more_hosts="[llm.example.com]", **GATEWAY), "HTTPRoute")["spec"]
+    assert route["hostnames"] == ["api.example.com", "llm.example.com"]
+
+
+@pytest.mark.parametrize("class_name", ["nginx", "traefik", "haproxy", "alb", "gce", "openshift-default"])
+def test_an_ingress_may_be_for_plain_http(class_name: str) -> None:
+    """Where TLS ends in front of it: no certificate, no issuer, no redirect."""
+    made = objects_of(with_kubernetes(ingress=f"{{class: {class_name}, tls: false}}"))
+    ingress = made["Ingress/api-router-ingress"]
+    assert "tls" not in ingress["spec"]
+    named = " ".join(ingress["metadata"].get("annotations", {}))
+    assert not [word for word in ("issuer", "redirect", "router.tls", "entrypoints", "Frontend") if word in named]
+    assert not [name for name in made if name.startswith("FrontendConfig")]
+    assert notes(plan_of(with_kubernetes(ingress="{class: alb, tls: false}"))) == ()
+
+
+def test_a_route_may_be_without_timeouts() -> None:
+    """Gateway API has them since 1.2; before, the API server refuses the field."""
+    fields = GATEWAY | {"gateway": GATEWAY["gateway"].replace("{", "{timeouts: false, ", 1)}
+    assert "timeouts" not in one(with_kubernetes(**fields), "HTTPRoute")["spec"]["rules"][0]

@@ -216,3 +216,26 @@ def test_openshift_assigns_user_and_group() -> None:
     """Its policy refuses ids that are not of the namespace's range; the rest of the hardening stays."""
     pod = one(with_kubernetes(platform="openshift"), "Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_plain_values_are_written_out() -> None:
+    """With the dollar doubled, since Kubernetes expands $(NAME); others keep their Secret."""
+    text = with_kubernetes(env="{HOST: {value: 'v$(X).gpu'}, KEY: {secret: s, key: k}}")
+    text = text.replace("vllm-gpt-oss-20b.system", "${HOST}").replace("models:", "api_key_env: KEY, models:")
+    assert container(text, {"HOST": "v.gpu", "KEY": "k"})["env"] == [
+        {"name": "HOST", "value": "v$$(X).gpu"},
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]
+
+
+def test_the_service_account_may_bear_a_clouds_role() -> None:
+    """By its annotations; names of pull secrets may have dots."""
+    text = with_kubernetes(
+        service_account_annotations="{eks.amazonaws.com/role-arn: 'arn:aws:iam::1:role/x'}",
+        image_pull_secrets="[registry.example.com]",
+    )
+    assert one(text, "ServiceAccount")["metadata"]["annotations"] == {
+        "eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"
+    }
+    pod = one(text, "Deployment")["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "registry.example.com"}]
