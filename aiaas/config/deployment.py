@@ -165,6 +165,13 @@ def _store_files(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
                 yield codes.NOT_DEPLOYABLE, "error", ("rate_limit", "store"), message
 
 
+def _authorities(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
+    given = config.kubernetes.authorities
+    if given is not None and (given.config_map is None) == (given.secret is None):
+        message = "name the ConfigMap or the Secret that has them: {config_map: NAME} or {secret: NAME}"
+        yield codes.NOT_DEPLOYABLE, "error", (_K8S, "authorities"), message
+
+
 def _reachable(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
     server = config.server
     if is_loopback(server.host):
@@ -218,6 +225,7 @@ DEPLOYMENT_RULES: Final[tuple[DeploymentRule, ...]] = (
     _tls,
     _monitoring,
     _store_files,
+    _authorities,
     _reachable,
     _variables,
     _hosts_known_here,

@@ -152,6 +152,19 @@ class KubernetesMonitoring(Section):
     """Whether to render a ConfigMap with a Grafana dashboard."""
 
 
+class Authorities(Section):
+    """Certificate authorities of your own, in a ConfigMap or Secret of the same namespace."""
+
+    config_map: ObjectName | None = None
+    """The ConfigMap's name."""
+
+    secret: ObjectName | None = None
+    """The Secret's name."""
+
+    key: EntryName = "ca.crt"
+    """The entry with the certificates, in PEM."""
+
+
 class Toleration(Section):
     """A taint that a pod tolerates, with the names of Kubernetes."""
 
@@ -280,6 +293,10 @@ class Kubernetes(Section):
 
     env: dict[EnvName, Variable] = Field(default_factory=dict)
     """The value of each `${NAME}` of the config in the cluster: `{secret: NAME, key: KEY}` or `{value: TEXT}`."""
+
+    authorities: Authorities | None = None
+    """Certificate authorities that the gateway trusts beside the public ones, for backends and a shared store with
+    certificates of your own. The pods read them at their start. null trusts the public ones."""
 
     service_account_annotations: Annotations = Field(default_factory=dict)
     """Annotations of the ServiceAccount, such as a cloud's role (`eks.amazonaws.com/role-arn`)."""

@@ -18,7 +18,16 @@ from aiaas.manifests.objects import (
     selector_of,
 )
 from aiaas.openai.paths import HEALTH, READY
-from aiaas.plan.deployed import CONFIG_FILE, CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER, KEYS_FOLDER, KEYS_KEY, TLS_FOLDER
+from aiaas.plan.deployed import (
+    AUTHORITIES_FOLDER,
+    CONFIG_FILE,
+    CONFIG_FOLDER,
+    CONFIG_KEY,
+    DATA_FOLDER,
+    KEYS_FOLDER,
+    KEYS_KEY,
+    TLS_FOLDER,
+)
 from aiaas.plan.kubernetes import KubernetesPlan
 
 CONTAINER: Final = "api-router"
@@ -142,8 +151,12 @@ def _container(plan: KubernetesPlan) -> Object:
         "args": ["serve", "--config", str(CONFIG_FILE)],
         "ports": _ports(plan),
     }
-    if plan.variables:
-        container["env"] = [from_settings(plan, name) for name in plan.variables]
+    variables = [from_settings(plan, name) for name in plan.variables]
+    if (given := plan.settings.authorities) is not None:
+        # OpenSSL reads it besides its folder, which has the public authorities.
+        variables.append({"name": "SSL_CERT_FILE", "value": f"{AUTHORITIES_FOLDER}/{given.key}"})
+    if variables:
+        container["env"] = variables
     return container | {
         "resources": resources_of(plan.settings.resources),
         # A start takes a second or two; the other probes wait until then.
@@ -181,6 +194,8 @@ def _mounts(plan: KubernetesPlan) -> list[tuple[str, str, bool]]:
         mounts.append(("keys", KEYS_FOLDER, False))
     if plan.gateway.server.tls is not None:
         mounts.append(("tls", TLS_FOLDER, False))
+    if plan.settings.authorities is not None:
+        mounts.append(("authorities", AUTHORITIES_FOLDER, False))
     if plan.gateway.monitoring.usage_file is not None:
         mounts.append(("data", DATA_FOLDER, True))
     return [*mounts, ("tmp", "/tmp", True)]
@@ -191,10 +206,18 @@ def _volumes(plan: KubernetesPlan) -> list[Object]:
         "config": {"configMap": {"name": plan.config_name}},
         "keys": {"secret": {"secretName": plan.keys_secret, "defaultMode": READ_BY_GROUP}},
         "tls": {"secret": {"secretName": plan.tls_secret, "defaultMode": READ_BY_GROUP}},
+        "authorities": _authorities(plan),
         "data": {"emptyDir": {"sizeLimit": "1Gi"}},
         "tmp": {"emptyDir": {"sizeLimit": "64Mi"}},
     }
     return [{"name": name} | sources[name] for name, _, _ in _mounts(plan)]
+
+
+def _authorities(plan: KubernetesPlan) -> Object:
+    given = plan.settings.authorities
+    if given is not None and given.secret is not None:
+        return {"secret": {"secretName": given.secret, "defaultMode": READ_BY_GROUP}}
+    return {"configMap": {"name": given.config_map if given is not None else None}}
 
 
 def disruption_budget(plan: KubernetesPlan) -> Object:

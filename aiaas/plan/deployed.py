@@ -30,6 +30,7 @@ KEYS_FOLDER: Final = "/etc/aiaas/keys"
 KEYS_KEY: Final = "keys.yaml"
 TLS_FOLDER: Final = "/etc/aiaas/tls"
 TLS_CERT, TLS_KEY = "tls.crt", "tls.key"  # the entries of a Secret of type kubernetes.io/tls
+AUTHORITIES_FOLDER: Final = "/etc/aiaas/authorities"
 DATA_FOLDER: Final = "/var/lib/aiaas"
 USAGE_FILE: Final = "usage.sqlite"
 

@@ -224,3 +224,12 @@ def test_a_variable_has_one_kind_of_value(entry: str, found: str | None) -> None
 def test_values_of_the_config_itself_are_known(written: Any, values: dict[str, str]) -> None:
     """From a file of any shape."""
     assert plain_values(written) == values
+
+
+@pytest.mark.parametrize(
+    ("given", "right"), [("{config_map: a}", True), ("{}", False), ("{config_map: a, secret: b}", False)]
+)
+def test_authorities_come_from_one_object(given: str, right: bool) -> None:
+    """A ConfigMap or a Secret."""
+    found = check_deployment(load_text(with_kubernetes(authorities=given), file="f", env={}))
+    assert [problem.path for problem in found] == ([] if right else ["kubernetes.authorities"])

@@ -239,3 +239,22 @@ def test_the_service_account_may_bear_a_clouds_role() -> None:
     }
     pod = one(text, "Deployment")["spec"]["template"]["spec"]
     assert pod["imagePullSecrets"] == [{"name": "registry.example.com"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "volume", "file"),
+    [
+        ("{config_map: company-ca}", {"configMap": {"name": "company-ca"}}, "ca.crt"),
+        ("{secret: ca, key: b.pem}", {"secret": {"secretName": "ca", "defaultMode": 0o440}}, "b.pem"),
+    ],
+    ids=["a ConfigMap", "a Secret"],
+)
+def test_own_authorities_are_mounted_and_named(given: str, volume: dict[str, Any], file: str) -> None:
+    """OpenSSL, and so every TLS connection of the gateway, reads the file that SSL_CERT_FILE names."""
+    text = with_kubernetes(authorities=given)
+    pod = one(text, "Deployment")["spec"]["template"]["spec"]
+    assert {"name": "authorities"} | volume in pod["volumes"]
+    mount = {"name": "authorities", "mountPath": "/etc/aiaas/authorities", "readOnly": True}
+    assert mount in container(text)["volumeMounts"]
+    assert container(text)["env"] == [{"name": "SSL_CERT_FILE", "value": f"/etc/aiaas/authorities/{file}"}]
+    assert "env" not in container(MINIMAL)
