@@ -51,6 +51,18 @@ ConfigOption = Annotated[
         show_default=False,
     ),
 ]
+ConfigsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        readable=False,
+        help=f"The config; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}. Given again, each file is laid "
+        "over those before it.",
+        show_default=False,
+    ),
+]
 OutputOption = Annotated[
     Output,
     typer.Option("--output", "-o", metavar="text|json", help="How to print the result."),
@@ -84,6 +96,11 @@ def config_path(option: Path | None) -> Path:
     if not allowed:
         raise EnvironmentFault(f"{path}: cannot be read: Permission denied")
     return path
+
+
+def config_paths(options: Sequence[Path] | None) -> tuple[Path, ...]:
+    """The config files to use, the first one as in `config_path`. Raises EnvironmentFault as it does."""
+    return tuple(config_path(option) for option in options or (None,))
 
 
 def print_json(value: object) -> None:

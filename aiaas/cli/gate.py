@@ -8,7 +8,7 @@ Secret need not exist; a variable inside the `kubernetes` section (`image: x:${T
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from aiaas.config.check import placed
 from aiaas.config.deployment import STAND_IN, check_deployment, literal_names, plain_values
 from aiaas.config.environment import OVERRIDES, names_in
 from aiaas.config.load import load_file
-from aiaas.config.problem import Problem, dotted, has_errors
+from aiaas.config.problem import Problem, by_place, dotted, has_errors
 from aiaas.manifests.render import with_patches
 from aiaas.plan.kubernetes import KubernetesPlan, plan_kubernetes
 from aiaas.plan.read import Reading, read
@@ -44,15 +44,16 @@ class Judged:
     cluster: KubernetesPlan | None = field(default=None, repr=False)
 
 
-def pass_gate(path: Path, *, given: bool) -> Judged:
-    """Judge a config: for a cluster if it has a `kubernetes` section, and always if `given`.
+def pass_gate(paths: Sequence[Path], *, given: bool) -> Judged:
+    """Judge a config, each file laid over those before it: for a cluster if it has a `kubernetes` section, and if
+    `given`.
 
-    Raises EnvironmentFault if the file is missing.
+    Raises EnvironmentFault if a file is missing.
 
     given  take as given what only the cluster has: variables of its Secrets, and files from them
     """
-    env = environment_for(path) if given else os.environ
-    reading = read(path, env, deployed=True if given else None)
+    env = environment_for(paths) if given else os.environ
+    reading = read(paths[0], env, overlays=paths[1:], deployed=True if given else None)
     loaded = reading.loaded
     in_cluster = given or has_cluster(reading)
     of_file = reading.problems + reading.accepted_problems
@@ -60,7 +61,7 @@ def pass_gate(path: Path, *, given: bool) -> Judged:
         of_file += check_deployment(loaded)
     if given:
         of_file = tuple(_explained(problem, loaded.written, env) for problem in of_file)
-    in_order = tuple(sorted(of_file, key=lambda problem: (problem.line, problem.column)))
+    in_order = tuple(sorted(of_file, key=by_place))
     files = key_file_problems(reading, deployed=in_cluster) if not given or makes_keys(reading) else ()
     if not given:
         files += tls_problems(reading, deployed=in_cluster) + store_problems(reading, deployed=in_cluster)
@@ -89,7 +90,7 @@ def makes_keys(reading: Reading) -> bool:
     return config is not None and config.auth.enabled and config.kubernetes.keys_secret.create
 
 
-def environment_for(path: Path) -> dict[str, str]:
+def environment_for(paths: Sequence[Path]) -> dict[str, str]:
     """The environment for rendering a config: the shell's without the overrides, and with a stand-in for each variable
     that is deployed by its name and not set here; values in the config itself win. Raises EnvironmentFault if the file
     is missing."""
@@ -97,7 +98,7 @@ def environment_for(path: Path) -> dict[str, str]:
     if ignored:
         note(f"ignored, since they apply to this shell only: {', '.join(ignored)}")
     env = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
-    written = load_file(path, env).written
+    written = load_file(paths[0], env, paths[1:]).written
     given = {name: value for name, value in env.items() if value}
     return dict.fromkeys(sorted(literal_names(written)), STAND_IN) | given | plain_values(written)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, config_path, new_app
+from aiaas.cli.common import ConfigsOption, config_paths, new_app
 from aiaas.cli.complete import complete_kinds
 from aiaas.cli.outcome import note
 
@@ -28,6 +28,7 @@ app = new_app()
   aiaas render | kubectl apply -f -
   aiaas render --only Deployment,ConfigMap
   aiaas render --diff                     the changes that an apply would make
+  aiaas render -c aiaas.yaml -c prod.yaml   prod.yaml over aiaas.yaml
   aiaas render --output-dir manifests     a file for each object, and kustomization.yaml
 
 Exit codes: 0 done (with --diff: nothing differs), 1 the config is not valid or cannot be deployed (with --diff: or
@@ -35,7 +36,7 @@ something differs), 3 no such file, no kubectl, or no cluster.
 """
 )
 def render(
-    config: ConfigOption = None,
+    config: ConfigsOption = None,
     only: Annotated[
         str | None,
         typer.Option(
@@ -61,17 +62,18 @@ def render(
 
     if output_dir is not None and (diff or only is not None):
         raise UsageError("--output-dir writes all objects; remove --diff and --only")
-    path = config_path(config)
-    plan, keys_text = plan_for_cluster(path)
+    paths = config_paths(config)
+    source = " + ".join(path.name for path in paths)
+    plan, keys_text = plan_for_cluster(*paths)
     objects = chosen(objects_of(plan, keys_text), only)
     if output_dir is not None:
         if keys_text is None and plan.gateway.auth.enabled and plan.settings.keys_secret.create:
             keep_keys(output_dir / f"secret-{plan.keys_secret}.yaml")
-        write_folder(output_dir, to_files(plan, objects, path.name))
+        write_folder(output_dir, to_files(plan, objects, source))
     elif diff:
-        raise typer.Exit(differs(to_stream(plan, objects, path.name)))
+        raise typer.Exit(differs(to_stream(plan, objects, source)))
     else:
-        print(to_stream(plan, objects, path.name), end="")
+        print(to_stream(plan, objects, source), end="")
 
 
 def differs(stream: str) -> int:
@@ -120,7 +122,7 @@ def chosen(objects: tuple[Object, ...], only: str | None) -> tuple[Object, ...]:
     return tuple(made for made in objects if made["kind"] in wanted)
 
 
-def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
+def plan_for_cluster(*paths: Path) -> tuple[KubernetesPlan, str | None]:
     """The plan to render, and the text of the key file (None if no Secret is made of it).
 
     Problems go to stderr. Raises CheckFailed if one of the problems is an error.
@@ -128,11 +130,11 @@ def plan_for_cluster(path: Path) -> tuple[KubernetesPlan, str | None]:
     from aiaas.cli.gate import makes_keys, pass_gate
     from aiaas.errors import CheckFailed
 
-    verdict = pass_gate(path, given=True)
+    verdict = pass_gate(paths, given=True)
     for problem in verdict.problems:
         note(str(problem))
     if verdict.cluster is None:
-        raise CheckFailed(f"{path} cannot be rendered; fix it and run again")
+        raise CheckFailed(f"{' + '.join(map(str, paths))} cannot be rendered; fix it and run again")
     return verdict.cluster, keys_text_of(verdict.reading) if makes_keys(verdict.reading) else None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from aiaas.cli.common import ConfigOption, config_path, new_app, wants_colours
+from aiaas.cli.common import ConfigsOption, config_paths, new_app, wants_colours
 from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
@@ -44,17 +44,22 @@ Exit codes: 0 stopped as asked, 1 the config is not valid, 3 environment error (
 """
 )
 def serve(
-    config: ConfigOption = None,
+    config: ConfigsOption = None,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(metavar="json|text", help="The log's lines. [default: text on a terminal]", show_default=False),
     ] = None,
 ) -> None:
     """Run the gateway."""
+    from aiaas.errors import UsageError
+
+    paths = config_paths(config)
+    if len(paths) > 1:
+        raise UsageError("the gateway reads one file; `aiaas render` merges several into its ConfigMap")
     # The first process of a container has no default handler: a SIGTERM before it listened was lost, and the pod was
     # killed at the end of its grace period.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
-    become_gateway(read_valid_plan(config_path(config)), log_form(log_format))
+    become_gateway(read_valid_plan(paths[0]), log_form(log_format))
 
 
 def log_form(log_format: LogFormat | None) -> LogForm:

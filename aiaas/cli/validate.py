@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, print_json
+from aiaas.cli.common import ConfigsOption, Output, OutputOption, config_paths, new_app, print_json
 from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
@@ -33,13 +33,14 @@ app = new_app()
   aiaas validate -c deploy/configmap.yaml --strict
   aiaas validate --connect
   aiaas validate --strict --deployed      in CI, without the cluster's secrets
+  aiaas validate -c aiaas.yaml -c prod.yaml   prod.yaml over aiaas.yaml: lists replace, mappings merge
   aiaas validate -o json | jq -r '.problems[].code'
 
 Exit codes: 0 valid, 1 not valid (or, with --strict, a warning), 3 no such file.
 """
 )
 def validate(
-    config: ConfigOption = None,
+    config: ConfigsOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
     connect: Annotated[
         bool,
@@ -64,8 +65,9 @@ def validate(
 
     if connect and deployed:
         raise UsageError("--connect needs the values that --deployed takes as given; run them one by one")
-    path = config_path(config)
-    verdict = pass_gate(path, given=deployed)
+    paths = config_paths(config)
+    path = " + ".join(map(str, paths))
+    verdict = pass_gate(paths, given=deployed)
     plan, problems = verdict.reading.plan, verdict.problems
     if connect and plan is not None and not has_errors(problems):
         more, lines = _asked(verdict.reading)
@@ -125,7 +127,9 @@ def chain_table(verdict: Judged) -> list[str]:
     return [f"{name:{width}}  {silence:>7}  {body:>8}  {remark}".rstrip() for name, silence, body, remark in rows]
 
 
-def validation_summary(path: Path, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
+def validation_summary(
+    path: Path | str, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False
+) -> str:
     """One line: a summary of the config, or the number of its problems."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
@@ -165,13 +169,13 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _as_json(path: Path, verdict: Judged, problems: Sequence[Problem], *, valid: bool) -> dict[str, object]:
+def _as_json(path: str, verdict: Judged, problems: Sequence[Problem], *, valid: bool) -> dict[str, object]:
     from aiaas.config.chain import chain
 
     plan, config = verdict.reading.plan, verdict.reading.loaded.config
     reasons = {} if config is None else config.accept
     return {
-        "file": str(path),
+        "file": path,
         "valid": valid,
         "problems": [asdict(problem) for problem in problems],
         "accepted": [asdict(each) | {"reason": reasons.get(each.code)} for each in verdict.accepted],

@@ -20,7 +20,7 @@ from aiaas.config.load import Loaded
 from aiaas.config.model import Config
 from aiaas.config.networks import check_networks
 from aiaas.config.otlp import check_traces
-from aiaas.config.problem import Finding, Problem, Severity
+from aiaas.config.problem import Finding, Problem, Severity, by_place
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
@@ -77,7 +77,7 @@ def placed(loaded: Loaded, found: Iterable[Finding]) -> tuple[Problem, ...]:
         for code, severity, path, message in found
         if not any(_touch(path, dropped) for dropped in loaded.dropped)
     ]
-    return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+    return tuple(sorted(problems, key=by_place))
 
 
 def _touch(one: Path, other: Path) -> bool:

@@ -9,7 +9,7 @@ since there is no tree to check.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -22,9 +22,9 @@ from aiaas.config.backend import LONG_FORM, SHORT_FORM
 from aiaas.config.environment import interpolate, override
 from aiaas.config.fields import fields_of
 from aiaas.config.model import Config
-from aiaas.config.problem import Problem, dotted, has_errors
+from aiaas.config.problem import Problem, by_place, dotted, has_errors
 from aiaas.config.secret import find_secrets
-from aiaas.config.tree import MAX_TEXT, Flat, flatten, parse, problem_at
+from aiaas.config.tree import MAX_TEXT, Flat, flatten, lay_over, parse, problem_at
 from aiaas.errors import EnvironmentFault
 from aiaas.units import format_size
 from aiaas.yamltree import Node, Path, Place, Refused, Scalar, Table
@@ -61,8 +61,20 @@ class Loaded:
         return self.values.get(path, Place(self.file, 1, 1))
 
 
-def load_file(path: FilePath, env: Mapping[str, str]) -> Loaded:
-    """Read and load a file. Raises EnvironmentFault if it is missing; every other error is a Problem."""
+def load_file(path: FilePath, env: Mapping[str, str], overlays: Sequence[FilePath] = ()) -> Loaded:
+    """Read and load a file, with later files over it. Raises EnvironmentFault if one is missing; every other error is a
+    Problem."""
+    texts: list[tuple[str, str]] = []
+    for each in (path, *overlays):
+        found = _read(each)
+        if isinstance(found, Loaded):
+            return found
+        texts.append((str(each), found))
+    return load_texts(texts, env)
+
+
+def _read(path: FilePath) -> str | Loaded:
+    """Return the text of a file, or its problem."""
     file = str(path)
     try:
         with path.open("rb") as stream:
@@ -80,25 +92,48 @@ def load_file(path: FilePath, env: Mapping[str, str]) -> Loaded:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         return _unreadable(file, f"is not UTF-8 (byte 0x{data[error.start]:02X}); save it as UTF-8", line, column)
-    return load_text(text, file=file, env=env)
+    return text
 
 
 def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
     """Load a config from its text; messages call it `file`. Never raises for bad input."""
+    return load_texts([(file, text)], env)
+
+
+def load_texts(texts: Sequence[tuple[str, str]], env: Mapping[str, str]) -> Loaded:
+    """Load a config from the texts of (file, text), each laid over those before it. Never raises for bad input."""
+    problems: list[Problem] = []
+    flats: list[Flat] = []
+    for name, text in texts:
+        found, more = _flat_of(text, name)
+        problems += more
+        flats += [] if found is None else [found]
+    file, flat = texts[0][0], flats[0] if flats else Flat()
+    if len(flats) < len(texts):
+        return Loaded(None, tuple(problems), (), file, {}, {})
+    for over in flats[1:]:
+        lay_over(flat, over)
+    return _load(flat, problems, file, env)
+
+
+def _flat_of(text: str, file: str) -> tuple[Flat | None, list[Problem]]:
+    """Return the data of one file with its places; None if it cannot be read to its end."""
     node, problems = parse(text, file)
     if node is not None and _is_kubernetes(node):
         node, inner_problems = _inner_document(node, text, file)
         problems += inner_problems
     elif node is None and not problems:
-        return _unreadable(file, "is empty; `aiaas init` writes a config to start from")
+        return None, list(_unreadable(file, "is empty; `aiaas init` writes a config to start from").problems)
     if node is None:
-        return Loaded(None, tuple(problems), (), file, {}, {})
+        return None, problems
     try:
-        flat = flatten(node)
+        return flatten(node), problems
     except Refused as refused:
-        more = [problem_at(codes.YAML_FEATURE, "error", (), refused.message, refused.place)]
-        return Loaded(None, (*problems, *more), (), file, {}, {})
+        return None, [*problems, problem_at(codes.YAML_FEATURE, "error", (), refused.message, refused.place)]
 
+
+def _load(flat: Flat, problems: list[Problem], file: str, env: Mapping[str, str]) -> Loaded:
+    """Return the config of plain data: environment, secrets, model."""
     written = flat.data  # interpolation builds new data and leaves this unchanged
     from_environment, more = interpolate(flat, env)
     problems += more
@@ -112,7 +147,7 @@ def load_text(text: str, *, file: str, env: Mapping[str, str]) -> Loaded:
     problems += [problem for problem in more if problem.path not in said]
     dropped |= {path for path in flat.values if dotted(path) in said}
 
-    problems.sort(key=lambda problem: (problem.line, problem.column))
+    problems.sort(key=by_place)
     usable = None if dropped or has_errors(tuple(problems)) else partial
     return Loaded(usable, tuple(problems), overrides, file, flat.values, flat.keys, partial, dropped, written)
 

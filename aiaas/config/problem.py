@@ -36,6 +36,11 @@ class Problem:
         return f"{Place(self.file, self.line, self.column)}: {self.severity} {self.code}{field}: {self.message}"
 
 
+def by_place(problem: Problem) -> tuple[str, int, int]:
+    """Return the sort key for the order of files and lines; problems that are in no file come first."""
+    return problem.file if problem.line else "", problem.line, problem.column
+
+
 def dotted(path: Path) -> str:
     """Return a path as people write it: `backends.vllm.models[0].name`."""
     text = ""

@@ -134,6 +134,28 @@ def flatten(node: Node) -> Flat:
     return flat
 
 
+def lay_over(base: Flat, over: Flat) -> None:
+    """Put a later file over an earlier one, in `base`: mappings merge, lists and all other values replace. Each value
+    keeps the place in the file that it comes from."""
+    replaced: set[Path] = set()
+    base.data = _laid(base.data, over.data, (), replaced)
+    for earlier, later in ((base.values, over.values), (base.keys, over.keys)):
+        for at in [at for at in earlier if _is_inside(at, replaced)]:
+            del earlier[at]
+        earlier.update({at: place for at, place in later.items() if _is_inside(at, replaced)})
+
+
+def _laid(old: Any, new: Any, path: Path, replaced: set[Path]) -> Any:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        replaced.add(path)
+        return new
+    return old | {key: _laid(old.get(key), value, (*path, key), replaced) for key, value in new.items()}
+
+
+def _is_inside(path: Path, others: set[Path]) -> bool:
+    return any(path[:end] in others for end in range(len(path) + 1))
+
+
 def _value(node: Node, path: Path, flat: Flat) -> Any:
     flat.values[path] = node.place
     if len(path) > 2 * MAX_CONFIG_DEPTH:

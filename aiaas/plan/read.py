@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aiaas.config.accept import without_accepted
 from aiaas.config.check import check
 from aiaas.config.load import Loaded, load_file, load_text
-from aiaas.config.problem import Problem, has_errors
+from aiaas.config.problem import Problem, by_place, has_errors
 from aiaas.config.restart import hold_back, with_engines
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import EnginePlan, Plan
@@ -38,6 +38,7 @@ def read(
     env: Mapping[str, str],
     text: str | None = None,
     *,
+    overlays: Sequence[Path] = (),
     deployed: bool | None = None,
     before: bytes | None = None,
     accepted: Collection[str] = (),
@@ -46,14 +47,15 @@ def read(
 
     Raises EnvironmentFault if the file is missing.
 
+    overlays  further files, each laid over those before it
     deployed  whether to check it for a cluster; None: if it has a `kubernetes` section
     text    an earlier content of the file, to read instead of the present content
     before  `Plan.config` of a running gateway: the Plan has only the changes that need no restart
     accepted  backends whose engines run with the file's settings
     """
-    loaded = load_file(path, env) if text is None else load_text(text, file=str(path), env=env)
+    loaded = load_file(path, env, overlays) if text is None else load_text(text, file=str(path), env=env)
     found = loaded.problems + check(loaded, env, deployed=deployed)
-    in_order = tuple(sorted(found, key=lambda problem: (problem.line, problem.column)))
+    in_order = tuple(sorted(found, key=by_place))
     problems, accepted_problems = without_accepted(loaded, in_order)
     if loaded.config is None or has_errors(problems):
         return Reading(loaded, None, problems, accepted_problems=accepted_problems)

@@ -35,7 +35,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def judged(text: str, *, given: bool = True) -> Judged:
     """The verdict on a config without a key file beside it."""
     Path("aiaas.yaml").write_text(text)
-    return pass_gate(Path("aiaas.yaml"), given=given)
+    return pass_gate([Path("aiaas.yaml")], given=given)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -154,3 +154,35 @@ def test_connect_needs_real_values(capsys: pytest.CaptureFixture[str]) -> None:
     Path("aiaas.yaml").write_text(DEPLOYED)
     assert run(["validate", "--deployed", "--connect"]) == 2
     assert "--connect needs the values that --deployed takes as given" in capsys.readouterr().err
+
+
+def test_files_are_laid_over_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    """By validate and by render, which names them all; without a later file the first one is incomplete."""
+    Path("base.yaml").write_text(DEPLOYED.replace("  expose: loadbalancer\n", "").replace("server:", "#"))
+    Path("prod.yaml").write_text("kubernetes: {expose: none, replicas: {min: 3}}\n")
+    assert run(["validate", "--deployed", "-c", "base.yaml"]) == 1
+    assert "kubernetes.host: is required" in capsys.readouterr().out
+    assert run(["validate", "--deployed", "-c", "base.yaml", "-c", "prod.yaml"]) == 0
+    assert "base.yaml + prod.yaml is valid" in capsys.readouterr().err
+    assert run(["render", "-c", "base.yaml", "-c", "prod.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# Made by `aiaas render` (aiaas ")
+    assert " from base.yaml + prod.yaml: change that, not this.\n" in out.splitlines(keepends=True)[0]
+    assert "minReplicas: 3" in out
+
+
+def test_a_problem_of_an_overlay_names_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Between fields of two files, the field that the rule is about."""
+    Path("base.yaml").write_text(DEPLOYED)
+    Path("prod.yaml").write_text("kubernetes:\n  replicas: {min: 99}\n")
+    assert run(["validate", "--deployed", "-c", "base.yaml", "-c", "prod.yaml"]) == 1
+    assert capsys.readouterr().out.startswith(
+        "prod.yaml:2:19: error AIA505 kubernetes.replicas.min: is 99, more than max"
+    )
+
+
+def test_serve_reads_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """It watches that file; the last one alone would be another config."""
+    Path("base.yaml").write_text(DEPLOYED)
+    assert run(["serve", "-c", "base.yaml", "-c", "base.yaml"]) == 2
+    assert "the gateway reads one file" in capsys.readouterr().err

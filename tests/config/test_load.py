@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aiaas.config.check import check
 from aiaas.config.code_texts import CODES
 from aiaas.config.fields import all_fields
-from aiaas.config.load import Loaded, load_file, load_text
+from aiaas.config.load import Loaded, load_file, load_text, load_texts
 from aiaas.config.model import Config
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.compile import canonical, compile_plan
@@ -268,3 +268,97 @@ def test_a_config_from_an_editor_on_windows_is_read(tmp_path: Path, line_end: st
     assert load_file(file, {}).config is not None
     file.write_bytes(("\ufeffbogus: 1\n" + MINIMAL).replace("\n", line_end).encode())
     assert [(problem.line, problem.column) for problem in load_file(file, {}).problems] == [(1, 1)]
+
+
+# -- several files -------------------------------------------------------------------------------------------------
+
+BASE = """backends:
+  v: {url: 'http://v:8000', models: [m, alias], timeout: 60s}
+rate_limit:
+  requests_per_minute: 10
+kubernetes:
+  labels: {team: a}
+"""
+
+
+def laid_over(*texts: str) -> Loaded:
+    """The config of several texts: f0, f1, ..."""
+    return load_texts([(f"f{index}", text) for index, text in enumerate(texts)], {"X": "hunter2"})
+
+
+def test_a_later_file_wins_by_field() -> None:
+    """Mappings merge, lists are replaced, null is a value, and what a file does not name stays."""
+    over = "backends: {v: {models: [other], total_timeout: 5m}}\nrate_limit: {requests_per_minute: null}\n"
+    config = laid_over(BASE, over, "kubernetes: {labels: {app: b}}\nbackends: {v: {total_timeout: 6m}}\n").config
+    assert config is not None
+    backend = config.backends["v"]
+    assert (backend.url, backend.models, backend.timeout, backend.total_timeout) == (
+        "http://v:8000",
+        ("other",),
+        60,
+        360,
+    )
+    assert config.rate_limit.requests_per_minute is None
+    assert config.kubernetes.labels == {"team": "a", "app": "b"}
+
+
+def test_problems_name_the_file_that_wrote_the_field() -> None:
+    """A replaced value is no longer reported; a missing field belongs to the file that has its section."""
+    base = BASE + "server: {port: 0, workers: x}\n"
+    over = "server:\n  port: 99999\n  foo: 1\nbackends:\n  w: {url: 'http://w'}\n  v:\n    models: [3, 4]\n"
+    assert [f"{problem.file}:{problem.line} {problem.path}" for problem in laid_over(base, over).problems] == [
+        "f0:7 server.workers",
+        "f1:2 server.port",
+        "f1:3 server.foo",
+        "f1:5 backends.w.models",
+        "f1:7 backends.v.models[0]",
+        "f1:7 backends.v.models[1]",
+    ]
+
+
+def test_the_fields_as_written_are_those_of_all_files() -> None:
+    """The ConfigMap is made of them, with `${NAME}` unresolved."""
+    loaded = laid_over(BASE, "backends: {v: {url: 'http://${X}'}}\n")
+    assert loaded.written["backends"]["v"] == {"url": "http://${X}", "models": ["m", "alias"], "timeout": "60s"}
+    assert loaded.config is not None
+    assert loaded.config.backends["v"].url == "http://hunter2"
+
+
+@pytest.mark.parametrize(
+    ("over", "found"),
+    [
+        ("", ["f1:1 AIA001"]),
+        ("a: [", ["f1:1 AIA002"]),
+        ("server: {port: 1, port: 2}\nfoo: 1\n", ["f1:1 AIA003", "f1:2 AIA101"]),
+        ("backends: 3\n", ["f1:1 AIA103"]),
+        ("- a\n", ["f1:1 AIA103"]),
+    ],
+    ids=["empty", "not YAML", "a field twice", "a section that is a number", "a list"],
+)
+def test_a_wrong_file_is_reported_by_its_name(over: str, found: list[str]) -> None:
+    """Whichever of them it is."""
+    loaded = laid_over(BASE, over)
+    assert loaded.config is None
+    assert [f"{problem.file}:{problem.line} {problem.code}" for problem in loaded.problems] == found
+
+
+def test_a_config_map_may_lie_under_a_plain_file() -> None:
+    """Its places are those of the outer file."""
+    outer = "apiVersion: v1\nkind: ConfigMap\ndata:\n  config.yaml: |\n" + "".join(
+        f"    {line}\n" for line in (BASE + "server: {port: 0}\n").splitlines()
+    )
+    [problem] = laid_over(outer, "kubernetes: {host: a.example.com}\n").problems
+    assert (problem.file, problem.line, problem.path) == ("f0", 11, "server.port")
+
+
+TEXTS = st.sampled_from(
+    [BASE, "backends: {v: {models: [a]}}\n", "server: {port: 1}\n", "server: 3\n", "x: [\n", "null\n"]
+)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_any_files_give_a_config_or_problems(texts: list[str]) -> None:
+    """And each problem is in one of them."""
+    loaded = laid_over(*texts)
+    assert loaded.config is not None or loaded.problems
+    assert {problem.file for problem in loaded.problems} <= {f"f{index}" for index in range(len(texts))}

@@ -122,7 +122,7 @@ def test_the_pods_run_the_plan_that_was_rendered(example: Rendering) -> None:
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem != "engine"], ids=lambda path: path.stem)
 def test_the_pods_do_what_the_example_says(path: Path) -> None:
     """Without an engine of ours, the digest is that of the example itself: only places of files differ."""
-    env = environment_for(path)
+    env = environment_for([path])
     config = load_file(path, env).config
     assert config is not None
     assert compile_plan(config, source=path, env=env).digest == render(path).plan.gateway.digest
