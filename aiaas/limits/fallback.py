@@ -14,7 +14,6 @@ in before the store's answer came is settled in both (`asked.py`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -43,21 +42,15 @@ class FallbackStore:
 
     processes  how many gateway processes share the limits, by the config; the store's own count wins
     decisions  how many requests were decided by `shared`, `local`, `allow` or `deny`
-    clock      seconds, for `on_answer`
-    on_answer  called with the seconds that an admission waited for the store's answer, or until it was given up
     """
 
-    def __init__(
-        self, shared: RedisStore, mode: Mode, processes: int, clock: Callable[[], float] = lambda: 0.0
-    ) -> None:
+    def __init__(self, shared: RedisStore, mode: Mode, processes: int) -> None:
         self.shared = shared
-        self._clock = clock
         self._local = MemoryStore()
         self._slots: dict[tuple[str, str | None], tuple[int, float]] = {}  # how many may run, until when
         self._mode: Mode = mode
         self._processes = processes
         self.decisions = {SHARED: 0, mode: 0}
-        self.on_answer: Callable[[float], object] = lambda _seconds: None
 
     def follow(self, mode: Mode, processes: int, patience: float) -> None:
         """Use this mode for new requests. Admitted requests settle under the old one."""
@@ -81,17 +74,14 @@ class FallbackStore:
         if limits == UNLIMITED:  # nothing to count
             return await self._local.admit(key, limits, tokens, now, wall)
         asked = None
-        began = self._clock()
         try:
             admission = await self.shared.admit(key, limits, tokens, now, wall, user)
         except AdmissionLateError as error:
             asked = error.asked
-            self.on_answer(self._clock() - began)
         except StoreAwayError:
             pass
         else:
             self.decisions[SHARED] += 1
-            self.on_answer(self._clock() - began)
             return admission
         admission = await self._alone(key, limits, tokens, now, wall, user)
         if asked is None or admission.lease is None:

@@ -26,6 +26,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
+from time import perf_counter
 from typing import Final
 
 from aiaas.limits.asked import AdmissionLateError, Asked
@@ -80,6 +81,7 @@ class RedisStore:
 
     processes         how many gateway processes share the store; None until the first count
     failures          calls and attempts to connect that failed
+    on_answer         called at each beat with the seconds in which a server answered
     settlements_lost  settlements that were not made, or may not have been made
     tried             set after the first attempt to connect
     """
@@ -108,6 +110,7 @@ class RedisStore:
         self._servers = Servers(url, tls, self, patience, lease / 3 / BEATS)
         self.processes: int | None = None
         self.failures = 0
+        self.on_answer: Callable[[float], object] = lambda _seconds: None
         self.settlements_lost = 0
         self.tried = asyncio.Event()
 
@@ -322,7 +325,9 @@ class RedisStore:
     async def beat(self, node: StoreNode, connection: StoreConnection, number: int) -> None:
         """Renew this process's leases on the server."""
         # A sign of life without a waiting request; it also helps after SCRIPT FLUSH.
+        began = perf_counter()
         await connection.call("SCRIPT", "LOAD", self._script)
+        self.on_answer(perf_counter() - began)
         try:
             await self._count_members(node, connection)
             if number % BEATS == 0:

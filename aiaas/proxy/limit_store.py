@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from time import perf_counter
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -46,7 +45,7 @@ def shared_store(limits: LimitsPlan, log: JsonLog) -> FallbackStore | None:
             log.event("warning", "limit_store_away", store=url.url, reason=reason, meanwhile=limits.on_store_failure)
 
     shared = RedisStore(url, tls, changed, patience=limits.store_timeout)
-    return FallbackStore(shared, limits.on_store_failure, limits.processes, perf_counter)
+    return FallbackStore(shared, limits.on_store_failure, limits.processes)
 
 
 def store_tls(url: RedisUrl) -> ssl.SSLContext | None:
@@ -72,9 +71,9 @@ class StoreMetrics(Collector):
     def __init__(self, store: FallbackStore) -> None:
         self._store = store
         self._answers = Tallies(
-            "aiaas_limit_store_seconds", "How long admissions waited for the shared store", [], STORE_BUCKETS, None
+            "aiaas_limit_store_seconds", "How long the shared store took to answer", [], STORE_BUCKETS, None
         )
-        store.on_answer = self._answers.labels().observe
+        store.shared.on_answer = self._answers.labels().observe
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families; docs/metrics.md says what they mean."""
