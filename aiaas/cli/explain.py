@@ -1,4 +1,5 @@
-"""`aiaas explain`: what a problem's code or a field of the config means, as `kubectl explain` does for objects."""
+"""`aiaas explain`: what a problem's code or a field of the config means, as `kubectl explain` does for objects; or what
+a running gateway decided about a request."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aiaas.cli.askadmin import ADMIN_ADDRESS, AdminUrlOption, ask_gateway
 from aiaas.cli.common import new_app
 from aiaas.cli.complete import complete_codes
 from aiaas.errors import CheckFailed
@@ -20,6 +22,9 @@ app = new_app()
 
 _WIDTH = 100
 _CODE = re.compile(r"AIA[0-9]+", re.IGNORECASE)
+# A path in the config has no digit in its first part; ids of aiaas are hexadecimal, and those of proxies mostly UUIDs.
+_ID = re.compile(r"(?=[^.\[]*[0-9])[A-Za-z0-9._:-]{4,128}")
+_MOST_MATCHES = 10
 
 
 @app.command(
@@ -31,18 +36,46 @@ _CODE = re.compile(r"AIA[0-9]+", re.IGNORECASE)
   aiaas explain rate_limit            the fields of a section
   aiaas explain rate_limit.burst      one field: its type, its default, what it does
   aiaas explain backends.vllm.urls    where a name is yours to choose, any name does
+  aiaas explain 3f2a9c                a request, by its X-Request-Id or the beginning of it: key, limits, queue,
+                                      endpoints, retries, and who ended it (asks the gateway that runs at --url)
 """
 )
 def explain(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="[CODE|FIELD]", help="A problem's code, or a path in the config.", autocompletion=complete_codes
+            metavar="[CODE|FIELD|ID]",
+            help="A problem's code, a path in the config, or a request's id.",
+            autocompletion=complete_codes,
         ),
     ] = "",
+    url: AdminUrlOption = ADMIN_ADDRESS,
 ) -> None:
-    """Say what a problem's code or a field of the config means."""
-    print(_code(what.upper()) if _CODE.fullmatch(what) else _place(what))
+    """Say what a problem's code or a field of the config means, or tell a request's story."""
+    if _CODE.fullmatch(what):
+        print(_code(what.upper()))
+    elif _ID.fullmatch(what):
+        print(_request(what, url))
+    else:
+        print(_place(what))
+
+
+def _request(request_id: str, url: str) -> str:
+    """The story of the one request whose id begins like this."""
+    from aiaas.cli.requeststory import headline, story
+    from aiaas.proxy.admin.model import Requests, Status
+
+    found = ask_gateway(url, f"/requests?limit={_MOST_MATCHES}&id={request_id}", Requests)
+    matches = [*found.live, *found.ended]
+    matches = [match for match in matches if match.id == request_id] or matches
+    if not matches:
+        raise CheckFailed(
+            f"the gateway knows no request {request_id}; it keeps the last 10,000, and its log has the older ones"
+        )
+    if len(matches) > 1:
+        lines = "\n".join(headline(match) for match in matches)
+        raise CheckFailed(f"{len(matches)} requests have an id that begins with {request_id}:\n{lines}")
+    return story(matches[0], ask_gateway(url, "/status", Status))
 
 
 def _code(code: str) -> str:

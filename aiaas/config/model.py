@@ -286,7 +286,7 @@ class Monitoring(Section):
     """The port of `/metrics`. The rendered manifests never route it through an ingress."""
 
     admin_port: Annotated[Count, Field(ge=0, le=65535)] = 9091
-    """The port of the admin endpoint (admin.md) on 127.0.0.1 only: in a pod, reach it by
+    """The port of the admin endpoint (admin.md), which `aiaas status` asks, on 127.0.0.1 only: in a pod, reach it by
     `kubectl port-forward`. 0 is off. If another program has the port, the gateway serves without it."""
 
     log_level: LogLevel = "info"

@@ -31,7 +31,7 @@ class AttemptView(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestView(msgspec.Struct, frozen=True, rename={"priority_class": "class"}):
-    """One request, under way or ended."""
+    """One request, under way or ended. `ended_in` is its phase when it ended."""
 
     id: str
     worker: int | None
@@ -51,6 +51,7 @@ class RequestView(msgspec.Struct, frozen=True, rename={"priority_class": "class"
     reason: str | None
     message: str | None
     ended_by: str | None
+    ended_in: str | None
     duration: float
     body_seconds: float
     queue_seconds: float

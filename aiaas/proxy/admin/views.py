@@ -65,6 +65,7 @@ def request_view(record: Record, clock: Clock, *, live: bool, worker: int | None
         reason=None if rejection is None else rejection.reason,
         message=message,
         ended_by=None if live else record.ended_by,
+        ended_in=None if live else record.phase,
         duration=_seconds(clock.monotonic - record.started if live else record.duration),
         body_seconds=_seconds(record.body_seconds),
         queue_seconds=_seconds(record.queue_seconds),
