@@ -81,7 +81,8 @@ class Inside:
 
     async def requests(self, query: Query) -> bytes:
         """The answer of `/requests`."""
-        return encoded(await self.requests_found(query, None))
+        rows = await self.requests_found(query, None)
+        return await asyncio.to_thread(encoded, rows)
 
     async def refusals(self, query: Query) -> bytes:
         """The answer of `/refusals`."""

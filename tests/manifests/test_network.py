@@ -196,6 +196,14 @@ def test_the_metrics_port_is_closed_where_nobody_needs_it(text: str) -> None:
     assert len(policy(text)["ingress"]) == 1
 
 
+def test_admin_port_appears_in_no_object_but_the_config() -> None:
+    """Only `kubectl port-forward` reaches it: it listens on the pod's own loopback."""
+    found = objects_of(MINIMAL + "monitoring: {admin_port: 19191}\n")
+    named = [name for name, item in found.items() if "19191" in repr(item)]
+    assert [name for name in named if not name.startswith("ConfigMap")] == []
+    assert len(named) == 1
+
+
 @pytest.mark.parametrize(
     ("dns", "rules"),
     [

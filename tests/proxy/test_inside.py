@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
+from aiaas.limits.redis import RedisStore
+from aiaas.limits.redis_url import parse_redis_url
 from aiaas.proxy.admin.port import Query
 from aiaas.proxy.inside import Inside
 from aiaas.proxy.reload import Reloader
@@ -23,8 +26,8 @@ STREAM = BODY | {"stream": True}
 def inside(running: Running) -> Inside:
     """The state of a gateway of these tests."""
     gateway = running.gateway
+    assert isinstance(gateway.store, MemoryStore | FallbackStore)
     reloader = Reloader(gateway, {}, lambda _engines: frozenset(), lambda _plan: None)
-    assert isinstance(gateway.store, MemoryStore)
     return Inside(gateway, reloader, gateway.store, running.usage)
 
 
@@ -176,3 +179,14 @@ async def test_key_near_its_limit_is_named(gateway: StartGateway, fake_vllm: Fak
     (near,) = (await status(running))["keys_near"]
     assert (near["user"], near["limit"], near["used"], near["of"]) == ("alice", "requests", 4, 5)
     assert 230 < near["resets_in"] <= 240
+
+
+async def test_store_that_is_away_is_a_fault(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """The keys near their limits are then those that this process counts alone."""
+    url = "redis://127.0.0.1:1"
+    store = FallbackStore(RedisStore(parse_redis_url(url)), "local", 2)
+    running = await gateway(fake_vllm, store=store, rate_limit={"requests_per_minute": 2, "burst": 2, "store": url})
+    await (await running.client()).post(BODY)
+    found = await status(running)
+    assert (found["store"]["kind"], found["store"]["up"], found["store"]["processes"]) == ("redis", False, 2)
+    assert [(near["user"], near["used"], near["of"]) for near in found["keys_near"]] == [("alice", 1, 1)]

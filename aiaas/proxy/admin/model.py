@@ -30,7 +30,7 @@ class AttemptView(msgspec.Struct, frozen=True, gc=False):
     seconds: float | None
 
 
-class RequestView(msgspec.Struct, frozen=True, rename={"priority_class": "class"}):
+class RequestView(msgspec.Struct, frozen=True, gc=False, rename={"priority_class": "class"}):
     """One request, under way or ended. `ended_in` is its phase when it ended."""
 
     id: str

@@ -47,8 +47,10 @@ _JSON: Final = b"application/json; charset=utf-8"
 _TEXT: Final = b"text/plain; charset=utf-8"
 _PLACES: Final = b"The page is at /, the gateway's state at /status, /requests and /refusals.\n"
 
-# Connections at a time: a page, a `top` and a person; each may hold an answer of 10,000 requests.
+# Connections at a time: a page, a `top` and a person.
 MOST_CONNECTIONS: Final = 32
+# Bytes of answers that wait for their readers: beyond that, no further answer is made. One of 10,000 requests has 8 MB.
+MOST_UNREAD: Final = 32 * 1024 * 1024
 ROWS: Final = 100
 # Seconds between two tries to get a port that another program has.
 AGAIN: Final = 0.25
@@ -107,6 +109,7 @@ class AdminPort:
         self._chat = chat
         self._page = read_page(chat=chat is not None)
         self._closed = asyncio.Event()
+        self._turn = asyncio.Lock()  # one answer is made at a time
         if not port:
             self._closed.set()
 
@@ -160,10 +163,11 @@ class AdminPort:
         extra = _HEADERS + (b"allow: GET, HEAD\r\n" if status == 405 else b"")
         if content_type is PAGE_TYPE:
             extra += self._page.headers
-        head_only = request.method == "HEAD"
-        whole = answer(status, content_type, body, extra=extra, close=True, head_only=head_only)
+        head = answer(status, content_type, body, extra=extra, close=True, head_only=True)
         if client.transport is not None:
-            client.transport.write(whole)
+            client.transport.write(head)
+            if request.method != "HEAD":
+                client.transport.write(body)  # apart, since it may be large
         return False
 
     async def _reply(self, request: HttpRequest, client: ClientConnection) -> tuple[int, bytes, bytes]:
@@ -178,13 +182,24 @@ class AdminPort:
         if len(self._open_side.connections) > MOST_CONNECTIONS:
             return 503, _TEXT, b"Too many connections; try again shortly.\n"
         path = path_of(request.raw_path)
+        if path == "/":
+            return 200, PAGE_TYPE, self._page.body
         try:
             asked = asked_by(request.raw_path)
         except ValueError as error:
             return 400, _TEXT, f"{error}\n".encode()
+        async with self._turn:
+            if self._unread > MOST_UNREAD:
+                return 503, _TEXT, b"Too many answers wait for their readers; try again shortly.\n"
+            return await self._found(path, asked)
+
+    @property
+    def _unread(self) -> int:
+        wires = [connection.wire for connection in self._open_side.connections]
+        return sum(wire.get_write_buffer_size() for wire in wires if wire is not None)
+
+    async def _found(self, path: str | None, asked: Query) -> tuple[int, bytes, bytes]:
         match path:
-            case "/":
-                return 200, PAGE_TYPE, self._page.body
             case "/status":
                 return 200, _JSON, await self._source.status()
             case "/requests":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 
@@ -21,6 +22,8 @@ class Told:
         return b'{"is":"status"}'
 
     async def requests(self, asked: Query) -> bytes:
+        if asked.id == "large":
+            return b"x" * 16 * 1024 * 1024
         return f'"{asked.limit} {asked.id} {asked.live}"'.encode()
 
     async def refusals(self, asked: Query) -> bytes:
@@ -152,6 +155,21 @@ async def test_connections_beyond_the_bound_are_refused(port: Port) -> None:
     port.clients[0].reset()
     await port.clients[1].get("/status", headers={"Host": "localhost"})
     assert (await port.get("/status")).status == 200
+
+
+async def test_answers_that_nobody_reads_are_bounded(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that asks for everything and reads nothing must not take the gateway's memory."""
+    monkeypatch.setattr("aiaas.proxy.admin.port.MOST_UNREAD", 1024 * 1024)
+    slow = await Raw.connect(port.port, "", receive_buffer=4096)
+    port.clients.append(slow)
+    slow.send(slow.request(None, method="GET", path="/requests?id=large", headers={"Host": "localhost"}))
+    async with asyncio.timeout(20):
+        while (await port.get("/status")).status == 200:
+            await asyncio.sleep(0.01)
+    slow.reset()
+    async with asyncio.timeout(20):
+        while (await port.get("/status")).status == 503:
+            await asyncio.sleep(0.01)
 
 
 def test_query_is_read() -> None:
