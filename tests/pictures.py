@@ -1,12 +1,14 @@
 """Draw the pictures of docs/page.md from the stand-in for a busy gateway: `python -m tests.pictures docs/images`.
 
 The page in a real Chromium (`tests/browser.py`), and the screen of `aiaas top` as SVG. The stand-in's time runs twenty
-times as fast, so that the lines of the last ten minutes are full after half a minute.
+times as fast, so that the lines of the last ten minutes are full after half a minute. The PNGs in git have a palette
+(a third of the bytes), which any image program can make.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +69,20 @@ def draw_page(folder: Path) -> None:
                 page.close()
 
 
+def draw_chat(folder: Path) -> None:
+    """Write page-chat.png: the chat of a quickstart, after one answer."""
+    text = "This is the aiaas simulator, not a model. harbor lantern summit each request its amber valley"
+    event = json.dumps({"choices": [{"delta": {"content": text}}]})
+    with FakeAdmin(chat=True) as fake, opened_browser() as browser:
+        fake.chunks = [f"data: {event}\n\n".encode()]
+        page: Any = browser.new_page(viewport={"width": 900, "height": 700}, color_scheme="light")
+        page.goto(fake.url)
+        page.fill("#words", "Hello!")
+        page.press("#words", "Enter")
+        page.locator("#talk", has_text="complete after").wait_for()
+        page.locator("#chat").screenshot(path=str(folder / "page-chat.png"))
+
+
 def draw_top(folder: Path) -> None:
     """Write top.svg."""
     with FakeAdmin(moving=True) as fake:
@@ -87,4 +103,5 @@ def _look_of(fake: FakeAdmin) -> GatewayLook:
 
 if __name__ == "__main__":
     draw_top(Path(sys.argv[1]))
+    draw_chat(Path(sys.argv[1]))
     draw_page(Path(sys.argv[1]))

@@ -89,6 +89,7 @@ def quickstart(
     text = _text_with(before, config, port, _vllm_for(before, config, backend, yes=yes))
     plan = read_valid_plan(config, text)
     _require_free_ports(plan)
+    _require_free_page(plan)
     if text != before:
         _write_config(config, text)
     elif port is None:
@@ -286,6 +287,14 @@ def _require_free_ports(plan: Plan) -> None:
 
     for host, port, field in wanted_ports(plan):
         bind(host, port, field).close()
+
+
+def _require_free_page(plan: Plan) -> None:
+    """The gateway does without this port, but we show the address of its page."""
+    from aiaas.proxy.client.ports import bind
+
+    if plan.monitoring.admin_port:
+        bind("127.0.0.1", plan.monitoring.admin_port, "monitoring.admin_port").close()
 
 
 def _fresh_key(keys_file: Path, prefix: str) -> str:

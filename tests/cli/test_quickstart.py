@@ -81,7 +81,7 @@ def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
     start: Callable[..., Quickstart], tmp_path: Path
 ) -> None:
     """Twice in the same folder; neither the simulator nor a port is left behind, and no key is in the log."""
-    port = free_port(1, 2)
+    port = free_port(1, 2, 3)
     for round_, arguments in enumerate((("--port", str(port)), ())):
         quickstart = start(*arguments)
         answer = quickstart.curl()
@@ -111,7 +111,7 @@ def test_the_printed_curl_line_works_and_ctrl_c_stops_everything(
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_a_second_one_in_the_same_folder_leaves_the_first_alone(start: Callable[..., Quickstart]) -> None:
     """The second says that the port is taken, exits with 3, and the first one's key still works."""
-    first = start("--port", str(port := free_port(1, 2)))
+    first = start("--port", str(port := free_port(1, 2, 3)))
     first.until("Ctrl-C stops all")
     second = start()
     _, said = second.process.communicate(timeout=60)
@@ -134,10 +134,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_port_option_wins_over_an_earlier_config(start: Callable[..., Quickstart], tmp_path: Path) -> None:
     """The next run in the same folder listens on the given port, with metrics and simulator behind it."""
-    first = start("--port", str(free_port(1, 2)))
+    first = start("--port", str(free_port(1, 2, 3)))
     first.until("Ctrl-C stops all")
     assert first.stop() == 0
-    second = start("--port", str(other := free_port(1, 2)))
+    second = start("--port", str(other := free_port(1, 2, 3)))
     second.until(f"listens on http://127.0.0.1:{other};")
     second.until(f"Metrics: http://127.0.0.1:{other + 1}/metrics")
 
@@ -149,7 +149,7 @@ def test_port_option_changes_nothing_else_in_an_edited_config(start: Callable[..
     before = "# mine\nserver: {port: 1, host: 127.0.0.1}  # here\nmonitoring: {prometheus: false}\nbackends:\n"
     before += "  v: {url: 'http://127.0.0.1:9', models: [m]}\n"
     config.write_text(before)
-    running = start("--port", str(port := free_port(1, 2)))
+    running = start("--port", str(port := free_port(1, 2, 3)))
     running.until(f"listens on http://127.0.0.1:{port};")
     assert config.read_text() == before.replace("port: 1,", f"port: {port},")
 
@@ -163,13 +163,14 @@ def test_an_edited_config_without_a_port_says_where_to_write_it(tmp_path: Path) 
     assert "has no server.port; write it there" in done.stderr
 
 
-def test_a_taken_port_leaves_no_config_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("above", [pytest.param(0, id="gateway"), pytest.param(3, id="page")])
+def test_a_taken_port_leaves_no_config_behind(tmp_path: Path, above: int) -> None:
     """Ports are tried before anything is written: the next run would use the taken port again."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path / "try")]
-        command += ["--port", str(taken.getsockname()[1])]
+        command += ["--port", str(taken.getsockname()[1] - above)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert "choose another port" in done.stderr
@@ -268,7 +269,7 @@ def test_yes_uses_it_and_a_pipe_does_not_ask(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_next_step_that_it_prints_works(start: Callable[..., Quickstart], tmp_path: Path) -> None:
     """`url:` instead of `engine:`, and the served name in `models:`."""
-    first = start("--port", str(free_port(1, 2)))
+    first = start("--port", str(free_port(1, 2, 3)))
     first.until("Ctrl-C stops all")
     assert first.stop() == 0
     assert "write `url: http://localhost:8000` instead of `engine:`, and in `models:`" in first.said

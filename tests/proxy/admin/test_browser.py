@@ -156,6 +156,18 @@ def test_gateway_gone_is_said_and_asked_again(show: Callable[..., Opened], fake:
     one.page.wait_for_selector("#gone", state="hidden", timeout=30_000)
 
 
+def test_answer_of_another_form_is_said(show: Callable[..., Opened], fake: FakeAdmin) -> None:
+    """It is not the gateway that is gone; and the page of another version is loaded by itself."""
+    one = show()
+    fake.live = [None]  # type: ignore[list-item]
+    one.until("gone", "reload the page")
+    fake.live = []
+    with one.page.expect_navigation(timeout=30_000):
+        fake.status["version"] = "0.2.0"
+    one.until("state", "Version 0.2.0")
+    assert one.page.is_hidden("#gone")
+
+
 def test_rates_are_differences_of_counters(show: Callable[..., Opened], fake: FakeAdmin) -> None:
     """Tokens and requests a second, and a point of the line."""
     fake.status["totals"].update(output_tokens=0, requests=0)
