@@ -290,7 +290,7 @@ def _require_free_ports(plan: Plan) -> None:
 
 
 def _require_free_page(plan: Plan) -> None:
-    """The gateway does without this port, but we show the address of its page."""
+    """The gateway does not need this port, but we show the address of its page."""
     from aiaas.proxy.client.ports import bind
 
     if plan.monitoring.admin_port:

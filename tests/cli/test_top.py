@@ -6,9 +6,11 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from struct import pack
@@ -65,10 +67,10 @@ def test_interval_has_a_lower_bound(capsys: pytest.CaptureFixture[str]) -> None:
 class Terminal:
     """`aiaas top` in a terminal of so many columns and lines. `shown` is what it has written."""
 
-    def __init__(self, url: str, columns: int, lines: int, **env: str) -> None:
+    def __init__(self, url: str, columns: int, lines: int, interval: str, **env: str) -> None:
         self.fd, inner = pty.openpty()
         self.resize(columns, lines)
-        command = [sys.executable, "-m", "aiaas", "top", url, "--interval", "500ms"]
+        command = [sys.executable, "-m", "aiaas", "top", url, "--interval", interval]
         env = {**os.environ, "TERM": "xterm-256color"} | env
         self.process = subprocess.Popen(
             command, stdin=inner, stdout=inner, stderr=inner, env=env, start_new_session=True
@@ -77,7 +79,7 @@ class Terminal:
         self.shown = ""
 
     def resize(self, columns: int, lines: int) -> None:
-        """Change the size, as a window does."""
+        """Change the size. A window's terminal would send the signal."""
         ioctl(self.fd, termios.TIOCSWINSZ, pack("HHHH", lines, columns, 0, 0))
 
     def press(self, key: str) -> None:
@@ -96,6 +98,12 @@ class Terminal:
         assert readable, self.shown[-3000:]
         self.shown += os.read(self.fd, 65_536).decode("utf-8", "replace")
 
+    def read_for(self, seconds: float) -> None:
+        """Read what is written in that time."""
+        end = time.monotonic() + seconds
+        while select.select([self.fd], [], [], max(0.0, end - time.monotonic()))[0]:
+            self.read()
+
     def modes(self) -> list[object]:
         """The terminal's settings; those of echo and lines are among them."""
         return termios.tcgetattr(self._inner)
@@ -113,8 +121,8 @@ def terminal(fake: FakeAdmin) -> Iterator[Callable[..., Terminal]]:
     """Start it in a terminal."""
     opened: list[Terminal] = []
 
-    def begin(columns: int = 100, lines: int = 30, **env: str) -> Terminal:
-        opened.append(Terminal(fake.url, columns, lines, **env))
+    def begin(columns: int = 100, lines: int = 30, interval: str = "500ms", **env: str) -> Terminal:
+        opened.append(Terminal(fake.url, columns, lines, interval, **env))
         return opened[-1]
 
     yield begin
@@ -132,6 +140,7 @@ def test_keys_sort_pause_and_quit(terminal: Callable[..., Terminal], fake: FakeA
     one.press("p")
     one.until("PAUSED")
     asked = len(fake.asked)
+    one.read_for(1.0)
     one.press("s")
     one.until("sort: key")
     assert len(fake.asked) == asked
@@ -147,10 +156,11 @@ def test_keys_sort_pause_and_quit(terminal: Callable[..., Terminal], fake: FakeA
 
 def test_screen_follows_the_size_of_the_terminal(terminal: Callable[..., Terminal]) -> None:
     """A window that grows shows more of the long lines."""
-    one = terminal(columns=40)
+    one = terminal(columns=40, interval="10m")
     one.until("aiaas top")
     assert "q quit" not in one.shown
     one.resize(140, 40)
+    one.process.send_signal(signal.SIGWINCH)
     one.until("q quit, s sort, p pause")
 
 

@@ -150,6 +150,15 @@ async def test_requests_are_found_by(
     assert len((await requests(running, **asked))["ended"]) == number
 
 
+async def test_status_names_its_faults(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """In words, for the page; a healthy gateway has none."""
+    running = await gateway(fake_vllm)
+    assert (await status(running))["attention"] == []
+    running.gateway.draining = True
+    (note,) = (await status(running))["attention"]
+    assert note["text"].startswith("The gateway drains")
+
+
 async def test_status_counts_and_names_the_config(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
     """The figures of the metrics, the digest of the Plan, and the keys."""
     running = await gateway(fake_vllm)
