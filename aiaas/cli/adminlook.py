@@ -12,7 +12,6 @@ from aiaas.httpclient.answer import PlainAnswer
 from aiaas.httpclient.client import BrokenError, HttpClient
 from aiaas.proxy.admin.model import Requests, Status
 
-ADMIN_URL: Final = "http://127.0.0.1:9091"
 ASK_ADMIN_TIMEOUT: Final = 5.0  # seconds; a gateway on the same machine answers in milliseconds
 MOST_LIVE: Final = 2000  # rows of requests under way: 2 MB
 _HINT: Final = "the admin endpoint is at monitoring.admin_port, by default 9091"

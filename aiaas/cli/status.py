@@ -18,7 +18,7 @@ app = new_app()
 \b
   aiaas status                              the gateway on this machine
   aiaas status http://127.0.0.1:9191        another monitoring.admin_port
-  aiaas status -o json | jq .faults
+  aiaas status -o json | jq .attention
 
 \b
   kubectl port-forward -n system pod/api-router-service-5d8f7c6b9-x2x4q 9091 &
@@ -36,13 +36,14 @@ def status(
     """Show the state of a running gateway, and what to do where something is down."""
     import msgspec
 
-    from aiaas.cli.statusview import faults, status_screen
+    from aiaas.cli.statusview import status_screen
+    from aiaas.proxy.admin.attention import attention
     from aiaas.proxy.admin.model import Status
 
     found = ask_gateway(url, "/status", Status)
-    down = list(faults(found))
+    found.attention = attention(found)
     if output is Output.json:
-        print_json({**msgspec.to_builtins(found), "faults": down})
+        print_json(msgspec.to_builtins(found))
     else:
         print(status_screen(found))
-    raise typer.Exit(1 if down else 0)
+    raise typer.Exit(1 if any(note.down for note in found.attention) else 0)

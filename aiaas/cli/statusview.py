@@ -1,4 +1,4 @@
-"""One screen about a gateway, and its faults with what to do about each. Pure: text out of a Status."""
+"""One screen about a gateway, and its faults with what to do about each (`proxy/admin/attention.py`). Pure."""
 
 from __future__ import annotations
 
@@ -6,63 +6,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from aiaas.cli.words import time_span
-from aiaas.proxy.admin.model import BackendView, EndpointView, NearView, Status
+from aiaas.proxy.admin.attention import attention
+from aiaas.proxy.admin.model import EndpointView, NearView, NoteView, Status
 
-# Seconds before a certificate's end: whatever renews certificates has failed by then.
-CERTIFICATE_SOON: Final = 7 * 86400.0
-# The part of the descriptors in use from which new connections are about to be refused.
-DESCRIPTORS_NEAR: Final = 0.9
 _SHOWN_KEYS: Final = 10
-
-
-def faults(status: Status) -> Iterator[str]:
-    """Each fault that there is or soon will be, as one line: the fault; the fix."""
-    if status.workers_up < status.workers:
-        number = f"{status.workers_up} of {status.workers} workers serve"
-        yield f"{number}; the log says why (worker_ended, worker_hung, worker_not_started)"
-    for reload in status.reloads:
-        if not reload.ok:
-            yield _refused(reload.what, reload.error or "it cannot be read", status)
-    if status.keys.enabled and not status.keys.loaded and all(r.ok for r in status.reloads if r.what == "keys"):
-        yield "no key is loaded, so every request is refused; create one: aiaas keys create NAME"
-    if status.store.up is False:
-        meanwhile = {"local": "each gateway counts alone", "allow": "nothing is limited", "deny": "requests get a 503"}
-        then = meanwhile.get(status.store.on_failure, status.store.on_failure)
-        yield f"the shared store of limits is away, and meanwhile {then}; start it, or see limit_store_away in the log"
-    if status.usage_store.ok is False:
-        yield "usage cannot be written, and is kept in memory; see usage_not_written in the log (is the disk full?)"
-    if status.certificate is not None and (left := status.certificate.expires - status.now) < CERTIFICATE_SOON:
-        when = f"expires in {time_span(left)}" if left > 0 else f"expired {time_span(-left)} ago, and clients refuse it"
-        yield f"the certificate {status.certificate.file} {when}; renew the file: the gateway reads it again by itself"
-    for backend in status.backends:
-        yield from _backend_faults(backend)
-    used, most = status.process.descriptors, status.process.descriptors_max
-    if used is not None and most and used > DESCRIPTORS_NEAR * most:
-        yield f"{used} of {most} descriptors are in use; raise the limit (`ulimit -n`, LimitNOFILE= of systemd)"
-
-
-def _refused(what: str, error: str, status: Status) -> str:
-    match what:
-        case "config":
-            file = status.config.source or "the config"
-            return f"the changed config is not in force: {error}; fix it, and check it: aiaas validate -c {file}"
-        case "keys":
-            loaded = status.keys.loaded
-            kept = f"the {loaded} keys before it stay in force" if loaded else "every request is refused"
-            return f"the key file is not in force, and {kept}: {error}; fix the file"
-    return f"the changed certificate is not in force: {error}; fix the files"
-
-
-def _backend_faults(backend: BackendView) -> Iterator[str]:
-    down = [endpoint for endpoint in backend.endpoints if not endpoint.up]
-    if len(down) == len(backend.endpoints):
-        yield f"no endpoint of backend {backend.name} is up, so its requests get a 503"
-    for endpoint in down:
-        todo = "see `engine` in the log" if endpoint.engine else "start vLLM there, or correct the URL"
-        yield f"{endpoint.url} of backend {backend.name} is down: {endpoint.reason}; {todo}"
-    for endpoint in backend.endpoints:
-        if endpoint.up and endpoint.problem is not None:
-            yield f"{endpoint.url} of backend {backend.name}: {endpoint.problem}"
 
 
 def status_screen(status: Status) -> str:
@@ -70,9 +17,13 @@ def status_screen(status: Status) -> str:
     blocks = ["\n".join(_head(status)), "\n".join(_table(_endpoint_rows(status)))]
     if status.keys_near:
         blocks.append("\n".join(["Keys near a limit:", *map(_near, status.keys_near[:_SHOWN_KEYS])]))
-    found = list(faults(status))
-    blocks.append("\n".join(["To do:", *(f"- {fault}" for fault in found)]) if found else "Nothing is down.")
+    notes = attention(status)
+    blocks.append("\n".join(["To do:", *map(_note, notes)]) if notes else "Nothing is down.")
     return "\n\n".join(blocks)
+
+
+def _note(note: NoteView) -> str:
+    return f"- {note.text.rstrip('.')}; {note.fix}" if note.fix else f"- {note.text}"
 
 
 def _head(status: Status) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from aiaas.cli.askadmin import ADMIN_ADDRESS
 from aiaas.cli.common import console, new_app, read_duration
 from aiaas.errors import UsageError
 
@@ -68,13 +69,12 @@ def top(
     interval: Annotated[str, typer.Option(metavar="TIME", help="Time between two looks.")] = "2s",
 ) -> None:
     """Show what a running gateway does now: rates, endpoints, keys, requests."""
-    from aiaas.cli.adminlook import ADMIN_URL
     from aiaas.httpclient.target import parse_target
 
     seconds = read_duration("--interval", interval)
     if seconds < SHORTEST:
         raise UsageError(f"--interval {interval}: the shortest is {SHORTEST}s")
-    targets = [parse_target(url) for url in dict.fromkeys(urls or [ADMIN_URL])]
+    targets = [parse_target(url) for url in dict.fromkeys(urls or [ADMIN_ADDRESS])]
     plain = once or not console().is_terminal or console().is_dumb_terminal
     asyncio.run(_show(targets, seconds, plain=plain))
 

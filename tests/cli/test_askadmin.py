@@ -14,9 +14,9 @@ from aiaas.proxy.admin.model import Requests
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        pytest.param(b"HTTP/1.1 403 No\r\ncontent-length: 4\r\n\r\nNo.\n", "/requests answers 403: No.", id="refused"),
-        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "not the admin endpoint", id="other JSON"),
-        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n<", "not the admin endpoint", id="no JSON"),
+        pytest.param(b"HTTP/1.1 403 No\r\ncontent-length: 4\r\n\r\nNo.\n", ": answers 403: No.", id="refused"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "does not answer as an admin", id="other JSON"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n<", "does not answer as an admin", id="no JSON"),
         pytest.param(b"SSH-2.0-x\r\n", "is `aiaas serve` running there", id="no HTTP"),
     ],
 )

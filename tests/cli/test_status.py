@@ -64,10 +64,12 @@ async def test_status_with_a_fault_exits_1(told, capsys: pytest.CaptureFixture[s
     source, command = told
     source.state = gateway(backends=[backend(DOWN)])
     assert await command("status") == 1
-    assert "To do:\n- no endpoint of backend chat is up" in capsys.readouterr().out
+    assert "To do:\n- Backend chat has no endpoint that is up" in capsys.readouterr().out
     assert await command("status", "-o", "json") == 1
     found = json.loads(capsys.readouterr().out)
-    assert (found["backends"][0]["name"], len(found["faults"])) == ("chat", 2)
+    assert (found["backends"][0]["name"], len(found["attention"])) == ("chat", 2)
+    source.state = gateway(draining=True)
+    assert await command("status") == 0
 
 
 @pytest.mark.parametrize("command", [["status"], ["explain", "abc123", "--url"]])
@@ -75,7 +77,8 @@ def test_gateway_that_does_not_answer_exits_3(command: list[str], capsys: pytest
     """With what to look at, also in Kubernetes."""
     assert run([*command, f"http://127.0.0.1:{free_port()}"]) == 3
     said = capsys.readouterr().err
-    assert "connection refused; is `aiaas serve` running there, and monitoring.admin_port this port and not 0?" in said
+    assert "connection refused; the admin endpoint is at monitoring.admin_port" in said
+    assert "is `aiaas serve` running there?" in said
     assert "kubectl port-forward -n NAMESPACE pod/POD 9091" in said
 
 
@@ -88,7 +91,7 @@ async def test_server_that_is_not_a_gateway_is_named(told, capsys: pytest.Captur
 
     source.status = other
     assert await command("status") == 3
-    assert "is not the admin endpoint of a gateway of this version" in capsys.readouterr().err
+    assert "does not answer as an admin endpoint of this version does" in capsys.readouterr().err
 
 
 async def test_explain_tells_the_story_of_a_request(told, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,6 +188,7 @@ def request(place: int, **other: Any) -> Json:
         "error_code": None,
         "reason": None,
         "ended_by": None,
+        "ended_in": None,
         "message": None,
         "duration": 600 / (1 + place),
         "body_seconds": 0.0,
@@ -327,7 +328,7 @@ class FakeAdmin:
         if parts.path == "/status":
             if self.moving:
                 self.move(2.0)
-            faults = attention(msgspec.convert(self.status, Status))
+            faults = attention(msgspec.convert(self.status, Status)) if "now" in self.status else []
             return self._json(self.status | {"attention": msgspec.to_builtins(faults)})
         if parts.path == "/requests":
             return self._json({"live": self.live[:limit], "ended": []})

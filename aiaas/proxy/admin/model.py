@@ -254,10 +254,15 @@ class ProcessView(msgspec.Struct):
 
 
 class NoteView(msgspec.Struct, frozen=True):
-    """A fault in words, and since when there is one."""
+    """A fault in words, since when there is one, and the fix where the text does not say it.
+
+    down  something does not work, or stops working within days: `aiaas status` ends with 1
+    """
 
     text: str
     since: float | None = None
+    fix: str = ""
+    down: bool = True
 
 
 class Status(msgspec.Struct):

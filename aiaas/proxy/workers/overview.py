@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.figures import Figures
 from aiaas.proxy.admin.merge import merged_status
 from aiaas.proxy.admin.model import Status
@@ -48,7 +49,9 @@ class Overview:
     async def status(self) -> bytes:
         """The answer of `/status`."""
         sums, statuses = await asyncio.gather(self._sums(), self._ask("status", Query(), _STATUS))
-        return msgspec.json.encode(merged_status(self._base(), statuses, Figures(sums.families())))
+        whole = merged_status(self._base(), statuses, Figures(sums.families()))
+        whole.attention = attention(whole)
+        return msgspec.json.encode(whole)
 
     async def requests(self, query: Query) -> bytes:
         """The answer of `/requests`."""

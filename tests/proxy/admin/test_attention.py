@@ -135,7 +135,11 @@ def test_fault_is_named(fault: Callable[[Json], None], text: str, since: float |
     """In one line, and nothing else."""
     status = healthy()
     fault(status)
-    assert notes(status) == [NoteView(text, since)]
+    (note,) = notes(status)
+    assert (note.text, note.since) == (text, since)
+    assert note.down is (fault not in (draining, needs_restart, late, certificate_soon))
+    todo = ("log", "fix", "start", "renew", "raise", "restart", "keys create", "vLLM", "stops")
+    assert any(word in f"{text} {note.fix}" for word in todo)
 
 
 def test_backend_without_endpoints_up_comes_first() -> None:
@@ -150,10 +154,11 @@ def test_backend_without_endpoints_up_comes_first() -> None:
             ]
         }
     ]
+    fix = "start vLLM there, or correct the URL"
     assert notes(status) == [
         NoteView("Backend chat has no endpoint that is up: its requests are refused (503).", NOW - 20),
-        NoteView("http://a (chat) is down: the reason is unknown", NOW - 60),
-        NoteView("http://b (chat) is down: timeout", NOW - 20),
+        NoteView("http://a (chat) is down: the reason is unknown", NOW - 60, fix),
+        NoteView("http://b (chat) is down: timeout", NOW - 20, fix),
     ]
 
 

@@ -50,6 +50,7 @@ async def test_worker_that_hangs_is_left_out() -> None:
     """The others answer for it."""
     found = json.loads(await overview(Worker(1, status()), Worker(2, None)).status())
     assert (found["workers"], found["workers_up"], found["requests"]["in_flight"]) == (2, 1, 1)
+    assert [note["text"] for note in found["attention"]] == ["1 of 2 workers are up."]
 
 
 async def test_without_a_worker_the_lists_are_empty() -> None:
