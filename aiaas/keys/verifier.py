@@ -121,7 +121,9 @@ class Verifier:
         presented  the key's bytes as they came
         now        POSIX seconds
         """
-        secret = self._verified.get(self._digest(presented))
+        keyed = self._keyed.copy()  # as `_digest`, without its call
+        keyed.update(presented)
+        secret = self._verified.get(keyed.digest())
         return secret.principal if secret is not None and now < secret.until else None
 
     async def verify(self, presented: str, now: float, address: str) -> Principal | Rejection:

@@ -48,7 +48,9 @@ class MemoryStore:
         self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
     ) -> AdmissionResult:
         """As in `Store.admit`. `tokens` is 0 or more."""
-        windows = self._windows_now(wall)
+        windows = self._windows
+        if not windows.day <= wall < windows.day_end:
+            windows = self._windows_now(wall)
         state = known = self._states.get(key)
         if state is None:
             state = State()
@@ -59,7 +61,7 @@ class MemoryStore:
             requests, requests_tat = decide(state.cheap if limits.cheap else state.requests, limits.requests, 1, now)
         if limits.tokens is not None:
             minute, minute_tat = decide(state.tokens, limits.tokens, tokens, now)
-        quota = has_quota(limits)
+        quota = limits.tokens_per_day is not None or limits.tokens_per_month is not None
         slot = limits.concurrent is not None
         if not (
             (requests is None or requests.allowed)
@@ -123,9 +125,11 @@ class MemoryStore:
                 state.cheap = charge(state.cheap, limits.requests, -1, now)
             else:
                 state.requests = charge(state.requests, limits.requests, -1, now)
-        if difference and limits.tokens is not None:
+        if not difference:
+            return
+        if limits.tokens is not None:
             state.tokens = charge(state.tokens, limits.tokens, difference, now)
-        if difference and has_quota(limits):
+        if has_quota(limits):
             windows = self._windows_now(wall)
             today = windows.day <= lease.admitted_wall < windows.day_end
             state.correct(difference, limits, windows if today else windows_at(lease.admitted_wall), windows)

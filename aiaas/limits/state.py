@@ -8,9 +8,10 @@ key and those of its user decide like the limits of one key.
 from __future__ import annotations
 
 import calendar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from aiaas.limits.gcra import decide
 from aiaas.limits.model import AdmissionResult, Decision, Lease, Limits
@@ -26,7 +27,8 @@ MOST_USERS: Final = 10_000
 _DAY: Final = 86400.0
 
 
-class Windows(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Windows:
     """The UTC day and month of a moment: their starts, which name them, and their ends, in POSIX seconds."""
 
     day: float

@@ -58,7 +58,7 @@ def replace_model(body: bytes, old: str, value: bytes, *, plain: bool) -> bytes:
     if plain:
         name = old.encode()
         for key in (b'"model": ', b'"model":'):
-            spliced = body.replace(b'%b"%b"' % (key, name), key + value, 1)
+            spliced = body.replace(b"".join((key, b'"', name, b'"')), key + value, 1)
             if spliced != body:
                 return spliced
     return set_field(body, "model", value)

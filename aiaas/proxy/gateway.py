@@ -51,6 +51,7 @@ from aiaas.proxy.usage import UsageRecorder
 
 # Characters of an unknown path in the log.
 LOGGED_PATH = 200
+_PROBES = frozenset({paths.HEALTH, paths.READY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Gateway:
         """Answer one request, in this order: path, method, key, then what the path does. Returns whether its connection
         stays open."""
         path = path_of(request.raw_path) or request.raw_path
-        if path in (paths.HEALTH, paths.READY):
+        if path in _PROBES:
             return self._health(request, client, path)
         active = self.active
         record = self._record(request, client, active, path)
@@ -142,7 +143,8 @@ class Gateway:
             if active.cors is not None and active.cors.is_preflight(request.method, request.headers):
                 return self._preflight(request, client, active, record)
             if path in active.plan.routes:
-                require_method(request, ("POST",))
+                if request.method != "POST":
+                    raise method_not_allowed(("POST",))
                 return await self._inference(request, client, active, record)
             if active.plan.serves_models and paths.is_models_path(path):
                 require_method(request, ("GET", "HEAD"))
@@ -304,6 +306,8 @@ class Gateway:
     def _must_close(self, request: HttpRequest) -> bool:
         """Whether the connection ends with this answer: asked for, HTTP/1.0, draining, or something other than HTTP
         was to follow (an upgrade or a tunnel, neither of which is ever taken)."""
+        if request.body:  # a plain request
+            return self.draining
         if not request.keep_alive or self.draining or request.version < HttpVersion11:
             return True
         return "upgrade" in request.headers or request.method == "CONNECT"

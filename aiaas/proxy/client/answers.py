@@ -120,9 +120,9 @@ def framing_of(status: int, length: bytes, whole: int | None, *, chunks: bool) -
     return (b"transfer-encoding: chunked\r\n", True, False) if chunks else (b"", False, True)
 
 
-def whole_answer(lines: bytes, extra: bytes, body: bytes, *, close: bool) -> bytes:
-    """A whole answer of 200, with the backend's header lines and the gateway's."""
-    return b"".join((_STATUS_LINES[200], lines, extra, _CLOSE if close else _CRLF, body))
+def whole_answer(lines: tuple[bytes, ...], extra: bytes, body: bytes, *, close: bool) -> bytes:
+    """A whole answer of 200: the parts of the backend's header lines, the gateway's, the body."""
+    return b"".join((_STATUS_LINES[200], *lines, extra, _CLOSE if close else _CRLF, body))
 
 
 def relayed_head(status: int, headers: HeaderList, *, framing: bytes, extra: bytes, close: bool) -> bytes:

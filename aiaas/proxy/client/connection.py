@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from aiaas.errors import ApiError
 from aiaas.proxy.client.alarm import Alarm
@@ -66,6 +66,7 @@ class ClientConnection(BaseProtocol):
     """A client's connection.
 
     alarm        of the writer of its answer: silence, heartbeat, deadline; without a request, of the connection itself
+    loop         cheaper than asyncio.get_running_loop (in CPython 3.11 a system call)
     listener     called when writing has to pause; at most one at a time
     handler      of the present request; None while there is none
     begun        whether something of the present request's answer may be on the wire, so that no other can be given
@@ -80,11 +81,12 @@ class ClientConnection(BaseProtocol):
     __slots__ = (
         "_closed", "_closing", "_drain", "_head_timer", "_incoming", "_largest_read", "_linger_timer",
         "_lingering", "_origin", "_queue", "_quiet", "_refused", "_request", "_side", "alarm", "begun", "extra",
-        "guest", "handler", "last_used", "listener", "peer", "sock", "tls", "wire",
+        "guest", "handler", "last_used", "listener", "loop", "peer", "sock", "tls", "wire",
     )  # fmt: skip
 
     def __init__(self, side: OpenSide, loop: asyncio.AbstractEventLoop, guest: Guest | None = None) -> None:
         super().__init__(loop)
+        self.loop = loop
         self._side = side
         self._incoming = Incoming(self, loop, side.limits.max_header_size)
         self._parser = self._incoming.parser
@@ -165,11 +167,6 @@ class ClientConnection(BaseProtocol):
     def is_ending(self) -> bool:
         """Whether nothing more is read or answered."""
         return self._closed
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The connection's loop; cheaper than asyncio.get_running_loop (in CPython 3.11 a system call)."""
-        return self._loop
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
@@ -281,7 +278,9 @@ class ClientConnection(BaseProtocol):
         ends = not keep_alive or self._closing
         if error is not None:
             self._failed(error, request)
-        elif (request is not None and not request.content.is_eof()) or (ends and self._more_came):
+        elif (request is not None and request.content is not EMPTY_PAYLOAD and not request.content.is_eof()) or (
+            ends and self._more_came
+        ):
             self.linger()
         elif ends:
             self.force_close()
@@ -289,7 +288,8 @@ class ClientConnection(BaseProtocol):
             return
         self._drain.watch(self, self.transport)
         self._begin_idle()
-        self._serve_next()
+        if self._queue:
+            self._serve_next()
 
     @property
     def _more_came(self) -> bool:

@@ -36,26 +36,27 @@ def plain_request(read: bytes, most: int) -> tuple[str, dict[str, str], bytes] |
 
     most  bytes that the head may have
     """
-    line = read.find(b"\r\n")
-    path = _LINES.get(read[:line])
-    if path is None:
+    head, found, body = read.partition(b"\r\n\r\n")
+    line, _, rest = head.partition(b"\r\n")
+    path = _LINES.get(line)
+    if path is None or not found or len(head) + len(found) > most or not rest.isascii():
         return None
-    end = read.find(b"\r\n\r\n") + 2
-    if not line < end <= most - 2:
-        return None
-    fields: list[tuple[str, str]] = _FIELD.findall(read[line + 2 : end].decode("latin-1"))
+    lines = rest.decode() + "\r\n"
+    fields: list[tuple[str, str]] = _FIELD.findall(lines)
     # Each match is a whole line, and there are as many line ends: so there is no other line.
-    if len(fields) != read.count(b"\n", line + 2, end) or len(fields) > MAX_HEADERS:
+    if len(fields) != lines.count("\n") or len(fields) > MAX_HEADERS:
         return None
-    headers = {name.lower(): value for name, value in fields}
-    body = read[end + 2 :]
-    if (
-        len(headers) != len(fields)
-        or "host" not in headers
-        or headers.get("content-length") != str(len(body))
-        or headers.get("content-type") != "application/json"
-        or headers.get("connection", "keep-alive") != "keep-alive"
-        or not DECIDING.isdisjoint(headers)
-    ):
-        return None
-    return path, headers, body
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        headers[name.lower()] = value
+    is_plain = (
+        len(headers) == len(fields)
+        and "host" in headers
+        and "content-length" in headers
+        and headers["content-length"] == str(len(body))
+        and "content-type" in headers
+        and headers["content-type"] == "application/json"
+        and ("connection" not in headers or headers["connection"] == "keep-alive")
+        and DECIDING.isdisjoint(headers)
+    )
+    return (path, headers, body) if is_plain else None

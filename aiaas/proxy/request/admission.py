@@ -172,7 +172,7 @@ class Admission:
         try:
             if limits.concurrent is not None:
                 self._bodies.begin(record, limits.concurrent)
-            if request.content.is_eof():
+            if request.body or request.content.is_eof():
                 body = whole_body(request, client, self._plan.server, self._bodies, record)
             else:
                 body = await arriving_body(request, client, self._plan.server, self._bodies, record)
@@ -188,7 +188,7 @@ class Admission:
                 body, peeked = _read(body, record.path, look)
             record.stream = peeked.stream
             record.priority_class = priority_class = class_of_request(principal.priority_class, peeked.service_tier)
-            route = self._route(record.path, peeked, principal)
+            route = self.route_of(record.path, peeked.model, principal)
             record.model = route.model
             refuse_harm(peeked, self._plan.request, record.path)
             self._bodies.refuse_beyond(record)
@@ -215,7 +215,7 @@ class Admission:
         return Ticket(
             record, principal, route, peeked, request.headers, body, asking, strip_usage,
             passed_headers(request.headers, record), estimated_input, reserved_output, result.lease,
-            b"%b%b%b" % (record.own_lines, record.limit_lines, CLASS_LINES[priority_class]),
+            b"".join((record.own_lines, record.limit_lines, CLASS_LINES[priority_class])),
             close, request.version >= HttpVersion11, self._plan.server.heartbeat,
             deadline_of(record, route), priority_class,
             _engine_priority(peeked, record.path, priority_class, guard) if self._prioritizes else None, None,
@@ -289,13 +289,10 @@ class Admission:
         state = await self._store.look(store_key_of(principal), limits, self._loop.time(), user)
         return limit_lines(state)
 
-    def _route(self, path: str, peeked: Peek, principal: Principal) -> Route:
-        if peeked.model is None:
+    def route_of(self, path: str, model: str | None, principal: Principal) -> Route:
+        """The route of a model at a path. Raises ClientError 400 without a model, 404 if this client has none of it."""
+        if model is None:
             raise no_model()
-        return self.route_of(path, peeked.model, principal)
-
-    def route_of(self, path: str, model: str, principal: Principal) -> Route:
-        """The route of a model at a path. Raises ClientError 404 where there is none for this client."""
         route = self._plan.routes[path].get(model)
         if route is None or (principal.models is not None and route.model not in principal.models):
             raise self._no_route(model, path, principal)

@@ -29,13 +29,15 @@ def whole_body(
     request: HttpRequest, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
     """The body of a request that has arrived with it. Raises as `arriving_body`."""
-    body = request.body or request.content.read_nowait(-1)
+    body = request.body
+    if not body:  # else it is plain: JSON, not compressed, and nothing is expected
+        body = request.content.read_nowait(-1)
+        _refuse_other_forms(request)
     if len(body) > bounds.max_body_size:
         raise too_large(bounds.max_body_size)
-    _refuse_other_forms(request)
     if len(body) > SMALL_BODY:
         budget.take(record, len(body))
-    if client.body_broken:
+    if not request.body and client.body_broken:
         raise broken()
     return body
 

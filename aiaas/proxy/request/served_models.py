@@ -113,9 +113,9 @@ def compare(plan: BackendPlan, listed: Listed) -> Comparison:
 
 def is_its_own(alias: str, name: str, listed: Listed) -> bool:
     """Whether the backend serves `alias` as another model than `name`."""
-    found = listed.get(alias)
-    if found is None:
+    if alias not in listed:  # nearly always
         return False
+    found = listed[alias]
     meant = listed.get(name)
     return meant is None or found.parent != meant.parent or found.root is None or found.root != meant.root
 

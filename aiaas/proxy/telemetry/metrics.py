@@ -11,10 +11,10 @@ import threading
 from asyncio import get_running_loop
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -113,7 +113,8 @@ class _Series:
         self.overhead = timings.overhead.labels(model)
 
 
-class _Tally(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class _Tally:
     """Requests that ended alike since the last scrape: how many, and their LLM tokens."""
 
     requests: int = 0
@@ -131,7 +132,8 @@ class _Tally(msgspec.Struct, gc=False):
         self.estimated_output_tokens += other.estimated_output_tokens
 
 
-class _Ended(_Tally, gc=False, kw_only=True):
+@dataclass(slots=True, kw_only=True)
+class _Ended(_Tally):
     """The tally of one kind of end, and the histograms of its requests."""
 
     series: _Series

@@ -106,13 +106,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
         self._reader: AnswerReader | None = None
-        self._paused = False
+        self._paused = self.unsent = False
         self._served = 0
-        self.unsent = False
         self._full: asyncio.Future[None] | None = None  # until the backend takes more of the request
         self.idle_since = self._sent_at = 0.0
         self.take_chunk: Callable[[bytes, int], bool] | None = None
-        self.take_answer: Callable[[bytes, bytes], None] | None = None
+        self.take_answer: Callable[[tuple[bytes, ...], bytes], None] | None = None
         self._bare_bytes = 0  # since the last that brought a part of the body
         self._any_byte = self._head_given = False
 
@@ -262,7 +261,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = self.take_chunk = None
         self._served += 1
         if transport is not None and not transport.is_closing() and transport.get_write_buffer_size() == 0:
-            self.resume_reading()
+            if self._paused:
+                self.resume_reading()
             self.idle_since = self._loop.time()
             self._pool.give_back(self)
         else:

@@ -169,7 +169,7 @@ async def _attempt(
         if isinstance(opened, Failure):
             return Outcome(End.FAILED, failure=opened)
         connection = opened
-    gaps = metrics.timings.gaps.labels(ticket.route.model)
+    gaps = metrics.timings.gaps
     if ticket.upload is not None:
         return await send_form(ticket, ticket.upload, target, endpoint, client, connection, gaps)
     relay = Relay(client, connection, ticket, target.backend, gaps, pool.fingerprints)

@@ -31,10 +31,10 @@ from aiaas.proxy.client.answers import UNBUFFERED, VARY, HeaderList, framing_of,
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.handler import Pause
 from aiaas.proxy.request.admission import Ticket
-from aiaas.proxy.telemetry.histogram import Tally
+from aiaas.proxy.telemetry.histogram import Tallies, Tally
 from aiaas.proxy.upstream.attempt import EVENTS, WHOLE, End, Outcome, error_of_break, not_an_answer
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
-from aiaas.proxy.upstream.usage_tap import BodyTap, StreamTap
+from aiaas.proxy.upstream.usage_tap import BodyTap, StreamTap, read_whole
 
 # An error answer that is larger than this (bytes) did not come from vLLM; it is relayed without a retry.
 HELD_LIMIT = 1024 * 1024
@@ -46,20 +46,22 @@ PING = b": ping\n\n"
 class Relay(Pause):
     """One attempt: a `Sink` of the upstream connection and the `WriteListener` of the client's."""
 
-    # Most attempts end with these, so that only others set them. The taps are there once the head has come.
+    # Most attempts end with these, so that only others set them; but those that are read often, each attempt has: to
+    # read them from the class costs ten times as much. The taps are there once the head has come.
     _stream_tap: StreamTap
     _tap: BodyTap
+    _gaps: Tally
     _status = 0
     _headers: HeaderList  # there once the head has come
-    _streaming: bool | None = None  # None: not decided yet, so the body is held
+    _streaming: bool | None  # None: not decided yet, so the body is held
     _held: bytes | bytearray = b""
     _tail: bytes | EventTail = b""  # an unfinished event
     _flowing = False  # a stream's first text has gone to the client
     committed = False  # bytes have gone to the client
     _chunked = False
-    _paused_at: float | None = None
+    _paused_at: float | None
     _paused_size = 0
-    _outcome: Outcome | None = None
+    _outcome: Outcome | None
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class Relay(Pause):
         upstream: UpstreamConnection,
         ticket: Ticket,
         backend: BackendPlan,
-        gaps: Tally,
+        gaps: Tallies,
         fingerprints: dict[str | None, bytes],
     ) -> None:
         self._client = client
@@ -75,10 +77,11 @@ class Relay(Pause):
         self._ticket = ticket
         self._record = ticket.record
         self._backend = backend
-        self._gaps = gaps
+        self._gaps_by_model = gaps
         self._fingerprints = fingerprints
         self._loop = client.loop
         self._last_read = self._last_write = self._loop.time()
+        self._streaming = self._paused_at = self._outcome = None
 
     def __await__(self) -> Generator[Pause, None, Outcome]:
         """Wait for the attempt's end."""
@@ -91,9 +94,9 @@ class Relay(Pause):
         """Send the request, in one part or two, and take the answer."""
         self._client.listener = self
         self._upstream.exchange(request, self, rest)
-        if self._ticket.extra.find(VARY) < 0:  # else there may be two lines of that name
-            self._upstream.take_answer = self._take_answer
         record = self._record
+        if not record.own_lines.endswith(VARY):  # else there may be two lines of that name
+            self._upstream.take_answer = self._take_answer
         if record.overhead is None:
             record.overhead = max(0.0, time.monotonic() - record.started - record.body_seconds - record.queue_seconds)
         self._arm()
@@ -102,8 +105,7 @@ class Relay(Pause):
         """The handler has ended or was cancelled: end the upstream request now, if it is still under way."""
         if self._outcome is None:
             self._upstream.abort(self)
-            self._end_counting()
-        self._stop()
+            self._stop()
 
     def end_with_error(self, error: UpstreamError) -> None:
         """End a committed answer (drain deadline): an error event in a stream, else a break."""
@@ -131,16 +133,15 @@ class Relay(Pause):
             self.failed(Failure(FailureKind.MALFORMED, odd))
         elif status < 300:
             # If the backend compresses without being asked, its events cannot be read.
-            self._streaming = content_type.startswith(EVENTS) and b"content-encoding" not in fields
             record = self._record
+            self._streaming = record.streamed = content_type.startswith(EVENTS) and b"content-encoding" not in fields
             if self._streaming:
-                record.streamed = True
                 ticket = self._ticket
+                self._gaps = self._gaps_by_model.labels(ticket.route.model)
                 choices = ticket.peek.choices * ticket.peek.prompts
                 strip_usage = ticket.strip_usage and self._backend.ask_for_usage
                 self._stream_tap = StreamTap(record, choices, self._fingerprints, strip_usage=strip_usage)
             else:
-                record.streamed = False
                 self._tap = BodyTap(record)
 
     def body(self, data: bytes) -> None:
@@ -180,16 +181,18 @@ class Relay(Pause):
             transport.write(data)
         return True
 
-    def _take_answer(self, lines: bytes, body: bytes) -> None:
+    def _take_answer(self, lines: tuple[bytes, ...], body: bytes) -> None:
         """As in UpstreamConnection: nearly every answer that is not a stream."""
         record, ticket = self._record, self._ticket
         self.committed = True
         record.status, record.phase, record.streamed = 200, "streaming", False
         record.sent += len(body)
         self._client_write(whole_answer(lines, ticket.extra, body, close=ticket.close))
-        self._tap = BodyTap(record)
-        self._tap.keep(body)
-        self._finish(WHOLE)
+        read_whole(record, body)
+        self._client.listener = None
+        self._client.alarm.clear()
+        self._outcome = WHOLE
+        self.go_on()
 
     def end(self) -> None:
         """The backend's answer is whole."""
@@ -382,16 +385,13 @@ class Relay(Pause):
         self._finish(Outcome(End.BROKEN, failure=failure))
 
     def _finish(self, outcome: Outcome) -> None:
-        self._end_counting()
         self._stop()
         self._outcome = outcome
         self.go_on()
 
-    def _end_counting(self) -> None:
+    def _stop(self) -> None:
         if self.committed:
             (self._stream_tap if self._streaming else self._tap).end()
-
-    def _stop(self) -> None:
         if self._client.listener is self:
             self._client.listener = None
             self._client.alarm.clear()

@@ -27,7 +27,7 @@ from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.request.passed import header_values
 from aiaas.proxy.request.upload import Upload
-from aiaas.proxy.telemetry.histogram import Tally
+from aiaas.proxy.telemetry.histogram import Tallies
 from aiaas.proxy.upstream.attempt import Outcome
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
 from aiaas.proxy.upstream.endpoint import EndpointState
@@ -73,7 +73,7 @@ async def send_form(
     endpoint: EndpointState,
     client: ClientConnection,
     connection: UpstreamConnection,
-    gaps: Tally,
+    gaps: Tallies,
 ) -> Outcome:
     """Send the request of `ticket`; return how the attempt ended. Raises ApiError where the form was at fault."""
     relay = FormRelay(client, connection, ticket, target.backend, gaps, endpoint.pool.fingerprints)

@@ -14,6 +14,7 @@ from aiaas.openai.errors import is_error_event
 from aiaas.openai.sse import EventSplitter, count_events
 from aiaas.openai.streams import ends_stream, finished_choices, form_of, text_size
 from aiaas.openai.usage import (
+    TokenUsage,
     fingerprint_of,
     is_usage_only_event,
     seconds_of_answer,
@@ -72,15 +73,34 @@ class BodyTap:
 
     def end(self) -> None:
         """As in Tap. Usage that has passed counts, whether the rest of the answer came or not."""
-        usage = None if self._scan is not None else usage_of_answer(b"".join(self._kept))
-        if usage is None:
-            usage = (self._scan or self._begin_scan()).usage
+        if self._scan is None and read_usage(self._record, b"".join(self._kept)):
+            return
+        usage = (self._scan or self._begin_scan()).usage
         if usage is not None:
-            record = self._record
-            record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
-            record.cached_tokens = usage.cached_tokens
+            _note(self._record, usage)
         elif self._record.path in paths.UPLOADS:
             self._record.input_tokens = None if self._seconds is None else tokens_of_sound(self._seconds)
+
+
+def read_whole(record: Record, body: bytes) -> None:
+    """As a BodyTap reads an answer that came as a whole."""
+    if len(body) > KEPT_MOST or record.path == paths.V2_EMBED or not read_usage(record, body):
+        tap = BodyTap(record)
+        tap.keep(body)
+        tap.end()
+
+
+def read_usage(record: Record, body: bytes) -> bool:
+    """Record the usage in a whole answer; return whether it has one."""
+    usage = usage_of_answer(body)
+    if usage is not None:
+        _note(record, usage)
+    return usage is not None
+
+
+def _note(record: Record, usage: TokenUsage) -> None:
+    record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
+    record.cached_tokens = usage.cached_tokens
 
 
 class StreamTap:

@@ -20,11 +20,11 @@ _HEAD: Final = re.compile(
 )
 
 
-def usual_answer(read: bytes) -> tuple[bytes, bytes] | None:
-    """A usual answer's headers as a client gets them, as complete lines, and its body; None for any other read."""
+def usual_answer(read: bytes) -> tuple[tuple[bytes, ...], bytes] | None:
+    """The parts of a usual answer's header lines as a client gets them, and its body; None for any other read."""
     head = _HEAD.match(read)
     if head is None:
         return None
     date, length, rest = head.groups()
     body = read[head.end() :]
-    return (b"%b%bcontent-length: %b\r\n" % (date, rest, length), body) if int(length) == len(body) else None
+    return ((date, rest, b"content-length: ", length, b"\r\n"), body) if int(length) == len(body) else None
