@@ -84,7 +84,7 @@ class Tracing:
         if plan is None:
             return
         is_slow = duration >= plan.slow_after or (ttft is not None and ttft >= plan.slow_ttft)
-        is_whole = record.status < 400 and record.error_code is None  # nearly always
-        if (trace.sampled or is_slow or not (is_whole or not is_failed(record))) and record.key_id is not None:
+        has_failed = (record.status >= 400 or record.error_code is not None) and is_failed(record)
+        if (trace.sampled or is_slow or has_failed) and record.key_id is not None:
             spans = spans_of(record, trace, duration, self._wall() - time.monotonic(), self._scheme)
             self.exporter.add(encoded_spans(spans), len(spans))

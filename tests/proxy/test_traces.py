@@ -6,7 +6,11 @@ import re
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
+from aiaas.proxy.telemetry.log import JsonLog
+from aiaas.proxy.traces import Tracing
+from aiaas.proxy.upstream.dial import ClientTls
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -148,6 +152,21 @@ async def test_slow_and_drawn_requests_are_exported(
     assert [event["name"] for span in spans for event in span.get("events", ())] == (
         ["first_token"] if count and "stream" in body else []
     )
+
+
+@pytest.mark.parametrize(("drawn", "sampled"), [(0.0, True), (0.249, True), (0.25, False), (0.999, False)])
+async def test_the_draw_alone_decides_on_a_strangers_trace(drawn: float, sampled: bool) -> None:
+    """Its trace id and its flag do not: a client chooses those."""
+    settings = {"endpoint": "http://o", "sample_ratio": 0.25}
+    plan = plan_of(config_of(["http://v"], {}, {"monitoring": {"traces": settings}}))
+    log = JsonLog(lambda _: None, lambda: 0.0, "info")
+    tracing = Tracing(log, ClientTls(), lambda: 0.0, lambda: drawn)
+    assert plan.monitoring.traces is not None
+    for trace_id in ("0" * 31 + "1", "f" * 32):
+        headers = CIMultiDictProxy(CIMultiDict({"traceparent": f"00-{trace_id}-{SPAN}-01"}))
+        trace = tracing.begin(plan.monitoring.traces, headers, "192.0.2.1", ())
+        assert (trace.trace_id, trace.sampled) == (trace_id, sampled)
+        assert trace.lines.endswith("-01\r\n" if sampled else "-00\r\n")
 
 
 async def test_engine_spans_all_asks_vllm_every_time(
