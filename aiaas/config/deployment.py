@@ -12,7 +12,7 @@ from typing import Any, Final, TypeGuard
 
 from aiaas import __version__
 from aiaas.config import codes
-from aiaas.config.address import is_loopback
+from aiaas.config.address import is_loopback, parse_url
 from aiaas.config.check import placed
 from aiaas.config.environment import names_in
 from aiaas.config.kubernetes import Kubernetes
@@ -97,7 +97,7 @@ def plain_values(written: Any) -> dict[str, str]:
 
 
 def addresses(config: Config) -> Iterator[tuple[Path, str]]:
-    """The hosts of backends and of the shared store, each with its field; without those that cannot be read."""
+    """The hosts of backends, of the shared store and of the collector of traces, each with its field; without those that cannot be read."""
     for name, backend in config.backends.items():
         with suppress(ValueError):  # check.py reports an address that cannot be read
             for path, address in backend.addresses() if backend.enabled else ():
@@ -106,6 +106,9 @@ def addresses(config: Config) -> Iterator[tuple[Path, str]]:
         with suppress(ValueError):
             for place in parse_redis_url(config.rate_limit.store).places:
                 yield ("rate_limit", "store"), place.host
+    if config.monitoring.traces is not None:
+        with suppress(ValueError):
+            yield ("monitoring", "traces", "endpoint"), parse_url(config.monitoring.traces.endpoint).host
 
 
 def _names_that_are_required(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
@@ -178,7 +181,7 @@ def _reachable(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
         message = f"{server.host} cannot be reached from outside the pod; write 0.0.0.0, or remove it"
         yield codes.NOT_DEPLOYABLE, "error", ("server", "host"), message
     for path, host in addresses(config):
-        if is_loopback(host):
+        if is_loopback(host) and path[0] != "monitoring":  # a collector may be a sidecar
             message = f"{host} is the gateway's own pod; write the name of a Service, such as vllm.namespace"
             yield codes.NOT_DEPLOYABLE, "error", path, message
     if server.port < LOWEST_PORT:
@@ -211,6 +214,8 @@ def _hosts_known_here(config: Config, _needed: frozenset[str]) -> Iterator[Findi
     named: set[Path] = {("backends", name) for name, backend in config.backends.items() if backend.network.namespace}
     if policy.store.namespace is not None:
         named.add(("rate_limit", "store"))
+    if policy.collector.namespace is not None:
+        named.add(("monitoring", "traces"))
     for path, host in addresses(config) if policy.enabled else ():
         if STAND_IN in host and path[:2] not in named:
             message = (

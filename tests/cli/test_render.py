@@ -272,6 +272,16 @@ def test_unset_variable_in_a_backend_address_is_reported(
     assert said not in rendered(capsys)[1]
 
 
+def test_unset_variable_in_a_collectors_address_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """But where the operator says which pods are meant."""
+    traced = SECRETS + "monitoring: {traces: {endpoint: 'http://${HOST}:4318'}}\n"
+    said = "warning: the variable in monitoring.traces.endpoint is not set here, so the NetworkPolicy may block"
+    write(traced)
+    assert said in rendered(capsys)[1]
+    write(traced.replace("  image: r/aiaas:1\n", "  network_policy: {collector: {namespace: o}}\n  image: r/aiaas:1\n"))
+    assert said not in rendered(capsys)[1]
+
+
 def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     """The fault is that it is not set, whatever the stand-in looks like."""
     write(SECRETS.replace("http://${HOST}:8000", "${HOST}"))
