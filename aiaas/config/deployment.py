@@ -97,7 +97,8 @@ def plain_values(written: Any) -> dict[str, str]:
 
 
 def addresses(config: Config) -> Iterator[tuple[Path, str]]:
-    """The hosts of backends, of the shared store and of the collector of traces, each with its field; without those that cannot be read."""
+    """The hosts of backends, of the shared store and of the collector of traces, each with its field; without those
+    that cannot be read."""
     for name, backend in config.backends.items():
         with suppress(ValueError):  # check.py reports an address that cannot be read
             for path, address in backend.addresses() if backend.enabled else ():

@@ -61,8 +61,9 @@ def rules(plan: KubernetesPlan) -> Object:
 
 
 def _selector(plan: KubernetesPlan) -> str:
-    """Our pods: `NAME-HASH-RANDOM`, as a Deployment names them. Another gateway may be in the same namespace."""
-    return f'namespace="{plan.settings.namespace}",pod=~"{plan.app}-[a-z0-9]+-[a-z0-9]+"'
+    """Our pods, without those of another gateway in the same namespace: `NAME-HASH-RANDOM`, as a Deployment names them
+    (a long name loses the last dash)."""
+    return f'namespace="{plan.settings.namespace}",pod=~"{plan.app}-[a-z0-9]+(-[a-z0-9]+)?"'
 
 
 def dashboard(plan: KubernetesPlan) -> Object:
