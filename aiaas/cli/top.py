@@ -127,6 +127,7 @@ class _Watch:
         loop = asyncio.get_running_loop()
         with _pressed_keys(self._press), Live(console=console(), screen=True, auto_refresh=False) as live:
             loop.add_signal_handler(signal.SIGWINCH, self._touched.set)
+            loop.add_signal_handler(signal.SIGTERM, self._press, "q")  # give the terminal back first
             due = loop.time()
             while not self._ended:
                 if loop.time() >= due and not self._paused:

@@ -154,6 +154,17 @@ def test_keys_sort_pause_and_quit(terminal: Callable[..., Terminal], fake: FakeA
     assert one.modes() == before
 
 
+def test_terminal_is_given_back_at_sigterm(terminal: Callable[..., Terminal]) -> None:
+    """`kill` does not leave a terminal that echoes nothing."""
+    one = terminal()
+    before = one.modes()
+    one.until("REQUEST OF")
+    one.process.terminate()
+    assert one.process.wait(PATIENCE) == 0
+    one.until("\x1b[?1049l")
+    assert one.modes() == before
+
+
 def test_screen_follows_the_size_of_the_terminal(terminal: Callable[..., Terminal]) -> None:
     """A window that grows shows more of the long lines."""
     one = terminal(columns=40, interval="10m")
