@@ -814,10 +814,12 @@ class FaultyStore(MemoryStore):
         super().__init__()
         self.where = where
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
+    async def admit(
+        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
+    ) -> AdmissionResult:
         if self.where == "admit":
             raise ZeroDivisionError("a fault \udcff")
-        return await super().admit(key, limits, tokens, now, wall)
+        return await super().admit(key, limits, tokens, now, wall, user)
 
     def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         if self.where == "settle":

@@ -71,8 +71,10 @@ class WatchedStore(MemoryStore):
         self.leases: dict[int, Lease] = {}
         self.settled: Counter[int] = Counter()
 
-    async def admit(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
-        admission = await super().admit(key, limits, tokens, now, wall)
+    async def admit(
+        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
+    ) -> AdmissionResult:
+        admission = await super().admit(key, limits, tokens, now, wall, user)
         if admission.lease is not None:
             self.leases[self.admitted] = admission.lease  # kept alive, so that no two have the same id
             self.admitted += 1
