@@ -11,7 +11,7 @@ from aiaas.keys.model import KeyLimits
 from aiaas.openai.paths import TRANSCRIPTIONS, TRANSLATIONS
 from aiaas.proxy.request.upload import HELD_MOST
 from tests.fakes.vllm import FakeVllm, Send, json_answer
-from tests.proxy.conftest import Got, Running, StartGateway, new_key
+from tests.proxy.conftest import Got, KnownKey, Running, StartGateway, new_key
 from tests.proxy.forms import AUDIO, LARGE, SMALL, TOLD, TYPE, error, file_first, form, model_first, post
 
 ENDLESS = {"Content-Type": TYPE, "Content-Length": "20000000"}
@@ -170,9 +170,18 @@ async def test_key_with_all_its_requests_under_way_is_refused(gateway: StartGate
     assert error(got)[:2] == (429, "concurrency_limit_exceeded")
 
 
-async def test_guess_about_a_length_never_refuses_a_form_for_good(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        new_key("bob", limits=KeyLimits(tokens_per_minute=100)),
+        new_key("app", users_header="x-user", user_limits=KeyLimits(tokens_per_minute=100)),
+    ],
+    ids=["of the key", "of its user"],
+)
+async def test_guess_about_a_length_never_refuses_a_form_for_good(
+    gateway: StartGateway, fake_vllm: FakeVllm, key: KnownKey
+) -> None:
     """3 MiB are guessed at 20,000 tokens; a bucket of 100 takes all that it has."""
-    key = new_key("bob", limits=KeyLimits(tokens_per_minute=100))
     fake_vllm.default = (Send(json_answer({**TOLD, "usage": {"type": "duration", "seconds": 0}})),)
     running = await gateway(fake_vllm, backend=AUDIO, keys=(key,))
     got = await post(await running.client(), model_first(LARGE), key=key.text)
