@@ -56,7 +56,7 @@ class MemoryStore:
             state = State()
         requests = minute = own = None
         if limits.user is not None:
-            own = _users_of(state).verdict(user, limits.user, tokens, now, wall)
+            own = await _users_of(state).admit(user, limits.user, tokens, now, wall)
         if limits.requests is not None:
             requests, requests_tat = decide(state.cheap if limits.cheap else state.requests, limits.requests, 1, now)
         if limits.tokens is not None:
@@ -68,10 +68,10 @@ class MemoryStore:
             and (minute is None or minute.allowed)
             and (limits.concurrent is None or state.slots < limits.concurrent)
             and (not quota or not quota_refusals(state, limits, tokens, wall, windows))
-            and (own is None or own.refused_by is None)
+            and (own is None or own.lease is not None)
         ):
             whole = refused(state, limits, tokens, now, wall, windows)
-            return whole if own is None else together(whole, own)
+            return whole if own is None else together(whole, _users_of(state).take_back(own, now, wall))
         if requests is not None:
             if limits.cheap:
                 state.cheap = requests_tat
@@ -84,8 +84,9 @@ class MemoryStore:
         if slot:
             state.slots += 1
         result = AdmissionResult(None, requests, minute, None, Lease(key, limits, tokens, slot, wall, "", None, user))
-        if limits.user is not None:
-            result = together(result, await _users_of(state).admit(user, limits.user, tokens, now, wall))
+        if own is not None:
+            result = together(result, own)
+            _users_of(state).keep(user)
         self._states[key] = state
         self._forget(now, windows)
         if known is None:
@@ -99,10 +100,6 @@ class MemoryStore:
         if limits.user is None:
             return whole
         return together(whole, await _users_of(state).look(user, limits.user, now))
-
-    def verdict(self, key: str, limits: Limits, tokens: int, now: float, wall: float) -> AdmissionResult:
-        """The result of an admission, which charges nothing and gives no lease."""
-        return refused(self._states.get(key) or State(), limits, tokens, now, wall, self._windows_now(wall))
 
     def settle(self, lease: Lease, used_tokens: int, now: float, wall: float, *, ran: bool = True) -> None:
         """As in `Store.settle`."""
@@ -178,16 +175,23 @@ class UserStates(MemoryStore):
         super().__init__()
         self._states: OrderedDict[str, State] = OrderedDict()
 
-    async def admit(
-        self, key: str, limits: Limits, tokens: int, now: float, wall: float, user: str = ""
-    ) -> AdmissionResult:
-        """As in `Store.admit`; `key` is the user."""
-        admission = await super().admit(key, limits, tokens, now, wall, user)
-        if key in self._states:
-            self._states.move_to_end(key)
-        if len(self._states) > MOST_USERS:
+    def keep(self, user: str) -> None:
+        """Note that both the user's limits and the key's let a request in. The first users beyond MOST_USERS go."""
+        if user in self._states:
+            self._states.move_to_end(user)
+        while len(self._states) > MOST_USERS:
             self._states.popitem(last=False)
-        return admission
+
+    def take_back(self, admission: AdmissionResult, now: float, wall: float) -> AdmissionResult:
+        """Undo an admission in the same moment, as the key refuses the request; the Decisions are as without it."""
+        lease = admission.lease
+        if lease is None:
+            return admission
+        self.settle(lease, 0, now, wall, ran=False)
+        state = self._states.get(lease.key) or State()
+        if state.is_fresh(now, self._windows):
+            self._states.pop(lease.key, None)
+        return seen(state, lease.limits, 0, 0, now, None)
 
 
 def _users_of(state: State) -> UserStates:

@@ -184,8 +184,15 @@ def together(key: AdmissionResult, user: AdmissionResult) -> AdmissionResult:
 
 
 def _tighter(key: Decision | None, user: Decision | None) -> Decision | None:
-    decisions = [decision for decision in (key, user) if decision is not None]
-    return min(decisions, key=lambda one: (one.allowed, one.remaining, -one.reset_after), default=None)
+    if key is None:
+        return user
+    if user is None:
+        return key
+    if key.allowed is not user.allowed:
+        return user if key.allowed else key
+    if key.remaining == user.remaining:
+        return user if user.reset_after > key.reset_after else key
+    return user if user.remaining < key.remaining else key
 
 
 def _wait(refusal: Decision | None) -> float:

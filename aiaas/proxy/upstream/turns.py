@@ -1,7 +1,8 @@
 """The waiting requests of one key whose users take turns: each user's first, then each one's second, and so on.
 
 For a key behind which an application serves many people and names each one in a header (`users_header` of the key).
-To the other keys it stays one key, with one share. Users are known by a hash, and only while they wait.
+To the other keys it stays one key, with one share. Users are known by a hash (`Record.key_user`), here only while they
+wait.
 """
 
 from __future__ import annotations
