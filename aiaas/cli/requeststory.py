@@ -23,7 +23,7 @@ TURNS: Final = {
 BALANCES: Final = {"round_robin": "each endpoint in turn (balance: round_robin)"}
 LEAST_BUSY: Final = "the endpoint with the fewest requests in flight"
 # Why a key was refused; docs/logs.md.
-REASONS: Final = {
+KEY_REASONS: Final = {
     "missing": "it had no key, or not in the form `Authorization: Bearer KEY`",
     "malformed": "its key is mistyped or cut short: it does not have the form of a key of aiaas, and was not imported",
     "unknown_id": "the key file does not have the id of its key: the key was removed, or is another installation's",
@@ -79,7 +79,7 @@ def _lines(request: RequestView, status: Status) -> Iterator[tuple[str, str]]:
 def _key(request: RequestView) -> str:
     if request.reason is not None:
         named = "" if request.key_id is None else f" ({request.key_id})"
-        return f"refused{named}: {REASONS.get(request.reason, request.reason)}"
+        return f"refused{named}: {KEY_REASONS.get(request.reason, request.reason)}"
     if request.user is None:
         return "not checked"
     named = f"{request.user} ({request.key_id})" if request.key_id != "-" else f"none needed; counted as {request.user}"

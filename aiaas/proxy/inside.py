@@ -40,7 +40,7 @@ from aiaas.proxy.admin.model import (
     UsageStoreView,
 )
 from aiaas.proxy.admin.port import Query
-from aiaas.proxy.admin.rows import LIVE, EncodedRow, Rows, encoded, row
+from aiaas.proxy.admin.rows import LIVE, EncodedRow, Rows, encoded_rows, row
 from aiaas.proxy.admin.views import Clock, backend_views, refusal_view, request_view
 from aiaas.proxy.client.ports import bracketed
 from aiaas.proxy.gateway import Gateway
@@ -82,11 +82,11 @@ class Inside:
     async def requests(self, query: Query) -> bytes:
         """The answer of `/requests`."""
         rows = await self.requests_found(query, None)
-        return await asyncio.to_thread(encoded, rows)
+        return await asyncio.to_thread(encoded_rows, rows)
 
     async def refusals(self, query: Query) -> bytes:
         """The answer of `/refusals`."""
-        return encoded(self.refusals_found(query, None))
+        return encoded_rows(self.refusals_found(query, None))
 
     # -- as values; `worker` is this process's number among several ------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiaas.cli.requeststory import REASONS, TURNS, headline, story
+from aiaas.cli.requeststory import KEY_REASONS, TURNS, headline, story
 from aiaas.keys.model import Rejection
 from aiaas.proxy.admin.model import RequestView, Status
 from aiaas.proxy.admin.views import Clock, request_view
@@ -78,11 +78,11 @@ def test_last_failure_says_why_it_was_the_last(failure: str, again: str | None, 
     assert said not in told(request(live=True, upstream="http://a", phase="queued", attempts=attempts))
 
 
-@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("reason", KEY_REASONS)
 def test_refused_key_is_explained(reason: Any) -> None:
     """With the id inside it, and the words that the client got."""
     text = told(request(user=None, status=401, rejection=Rejection(reason, "k9"), message="Not valid."))
-    assert f"key       refused (k9): {REASONS[reason]}" in text
+    assert f"key       refused (k9): {KEY_REASONS[reason]}" in text
     assert "sent      never" in text
     assert "the client was told: Not valid." in text
 

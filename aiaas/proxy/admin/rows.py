@@ -49,7 +49,7 @@ def merged(parts: Iterable[Rows], limit: int) -> Rows:
     return whole
 
 
-def encoded(rows: Rows) -> bytes:
+def encoded_rows(rows: Rows) -> bytes:
     """The answer as JSON. Call this in a thread: it is put together row by row, without a copy of the whole."""
     text = BytesIO()
     opening = b"{"

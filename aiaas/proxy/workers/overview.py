@@ -17,7 +17,7 @@ from aiaas.proxy.admin.figures import Figures
 from aiaas.proxy.admin.merge import merged_status
 from aiaas.proxy.admin.model import Status
 from aiaas.proxy.admin.port import Query
-from aiaas.proxy.admin.rows import Rows, encoded, merged
+from aiaas.proxy.admin.rows import Rows, encoded_rows, merged
 from aiaas.proxy.workers.merge import Sums
 from aiaas.proxy.workers.process import WorkerProcess
 
@@ -64,7 +64,7 @@ class Overview:
     async def _rows(self, what: str, query: Query) -> bytes:
         empty = Rows({"live": [], "ended": []}) if what == "requests" else Rows({"refusals": []}, {})
         found = [empty, *await self._ask(what, query, _ROWS)]
-        return await asyncio.to_thread(lambda: encoded(merged(found, query.limit)))
+        return await asyncio.to_thread(lambda: encoded_rows(merged(found, query.limit)))
 
     async def _ask(self, what: str, query: Query, decoder: msgspec.msgpack.Decoder[_T]) -> list[_T]:
         workers = [worker for worker in self._workers() if worker.serving.is_set()]

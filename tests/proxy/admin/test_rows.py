@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from aiaas.proxy.admin.model import FlightView
-from aiaas.proxy.admin.rows import EncodedRow, Rows, encoded, merged, row
+from aiaas.proxy.admin.rows import EncodedRow, Rows, encoded_rows, merged, row
 
 
 def test_rows_of_several_workers_are_one_list_in_time() -> None:
@@ -15,14 +15,14 @@ def test_rows_of_several_workers_are_one_list_in_time() -> None:
         return [EncodedRow(moment, b"%d" % moment) for moment in moments]
 
     one, other = Rows({"live": rows(1, 4), "ended": rows(8, 5)}), Rows({"live": rows(2), "ended": rows(9)})
-    assert json.loads(encoded(merged([one, other], 2))) == {"live": [1, 2], "ended": [9, 8]}
-    assert encoded(merged([one], 0)) == b'{"live":[],"ended":[]}'
+    assert json.loads(encoded_rows(merged([one, other], 2))) == {"live": [1, 2], "ended": [9, 8]}
+    assert encoded_rows(merged([one], 0)) == b'{"live":[],"ended":[]}'
 
 
 def test_numbers_by_code_are_added() -> None:
     """Also of a code that only one worker has."""
     parts = [Rows({"refusals": []}, {}), Rows({"refusals": []}, {"a": 1}), Rows({"refusals": []}, {"a": 2, "b": 1})]
-    assert json.loads(encoded(merged(parts, 9))) == {"refusals": [], "by_code": {"a": 3, "b": 1}}
+    assert json.loads(encoded_rows(merged(parts, 9))) == {"refusals": [], "by_code": {"a": 3, "b": 1}}
 
 
 def test_row_is_its_view_as_json() -> None:
