@@ -45,7 +45,7 @@ class LastRequests:
         record.path = intern(record.path)  # one of a few: each request brings a string of its own
         record.own_lines = b""
         record.event_text = 0.0
-        record.on_first_text = None
+        record.on_first_text = record.trace = None
         self.ended.append(record)
 
     def refuse(self, record: Record, error: ApiError) -> None:

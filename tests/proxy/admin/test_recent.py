@@ -7,6 +7,7 @@ import tracemalloc
 from aiaas.errors import ClientError
 from aiaas.proxy.admin.recent import MOST_ENDED, MOST_REFUSED, LastRequests
 from aiaas.proxy.telemetry.record import Record
+from aiaas.proxy.telemetry.trace import Trace
 
 LIMITS = b"".join(
     b"x-ratelimit-%b-%b: 10000\r\n" % (what, kind)
@@ -38,13 +39,14 @@ def test_kept_requests_are_bounded_in_number_and_memory() -> None:
     assert used < 10 * 2**20, used
 
 
-def test_kept_request_lets_go_of_its_grant() -> None:
-    """Which leads to an endpoint, and to the requests that wait for it."""
+def test_kept_request_drops_its_grant_and_its_trace() -> None:
+    """They lead to an endpoint, and to the requests that wait for it."""
     recent = LastRequests()
     record = ended(1)
     record.on_first_text = lambda: None
+    record.trace = Trace("t", None, "", sampled=True, first_id="s", lines="")
     recent.end(record, 2.0)
-    assert (record.on_first_text, record.own_lines, record.duration) == (None, b"", 2.0)
+    assert (record.on_first_text, record.trace, record.own_lines, record.duration) == (None, None, b"", 2.0)
 
 
 def test_refusals_are_counted_by_code_and_the_last_ones_kept() -> None:
