@@ -260,9 +260,10 @@ async def test_plain_http_to_a_tls_server_is_led_to_its_cause(scene: Scene, caps
     context.load_cert_chain(*self_signed(scene.folder))
     secure = await FakeVllm.start(context)
     scene.backend["url"] = secure.url
-    assert await scene.doctor() == 1
-    assert f"FAIL  backend vllm      {secure.url}: the server speaks TLS; write https://" in capsys.readouterr().out
+    code = await scene.doctor()
     await secure.stop()
+    assert code == 1
+    assert f"FAIL  backend vllm      {secure.url}: the server speaks TLS; write https://" in capsys.readouterr().out
 
 
 async def test_tls_to_a_plain_server_is_led_to_its_cause(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,10 +24,11 @@ from tests.ports import free_port
             [("base", "/m", None), ("sql", "/a", "base"), ("small", "/m", None)],
             [{"name": "base", "aliases": ["small"]}, {"name": "sql"}],
         ),
+        ([("base", "/m", None), ("sql", "/m", "base")], [{"name": "base"}, {"name": "sql"}]),
         ([("a", None, None), ("b", None, None)], [{"name": "a"}, {"name": "b"}]),
         ([('odd: "name"', "/m", None)], ['odd: "name"']),
     ],
-    ids=["one", "an alias", "an adapter", "both", "without roots", "a name to quote"],
+    ids=["one", "an alias", "an adapter", "both", "an adapter beside it", "without roots", "a name to quote"],
 )
 def test_models_are_written_as_the_config_means_them(
     listed: list[tuple[str, str | None, str | None]], models: list[object]
@@ -42,8 +43,8 @@ async def test_a_vllm_is_found_with_its_models() -> None:
     fake = await FakeVllm.start()
     fake.gets["/v1/models"] = (Send(json_answer({"data": [{"id": "base", "root": "/m"}]})),)
     found = await asyncio.to_thread(look_for_vllm, fake.url + "/v1")
-    assert (found.url, found.names, found.models) == (fake.url, ("base",), '["base"]')
     await fake.stop()
+    assert (found.url, found.names, found.models) == (fake.url, ("base",), '["base"]')
 
 
 @pytest.mark.parametrize(
@@ -59,9 +60,11 @@ async def test_an_answer_without_models_is_one_sentence(answer: bytes, kind: typ
     """The cause, as `aiaas doctor` names it."""
     fake = await FakeVllm.start()
     fake.gets["/v1/models"] = (Send(answer),)
-    with pytest.raises(kind, match=words.replace("?", "[?]")):
-        await asyncio.to_thread(look_for_vllm, fake.url)
-    await fake.stop()
+    try:
+        with pytest.raises(kind, match=words.replace("?", "[?]")):
+            await asyncio.to_thread(look_for_vllm, fake.url)
+    finally:
+        await fake.stop()
 
 
 def test_an_address_where_nobody_listens_is_an_environment_fault() -> None:

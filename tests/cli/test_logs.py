@@ -203,6 +203,23 @@ def test_a_followed_file_is_found_again_after_renaming(tmp_path: Path) -> None:
     assert list(following(path, rename, lambda: path.write_bytes(b"two\n"))) == [b"one", b"last of the old", b"two"]
 
 
+def test_the_last_line_before_a_rotation_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was written between the last reading and the look that found another file."""
+    path = tmp_path / "log"
+    path.write_bytes(b"one\n")
+
+    def rotated(file: Path) -> os.stat_result:
+        if not (tmp_path / "log.1").exists():
+            with path.open("ab") as old:
+                old.write(b"two\n")
+            os.rename(path, tmp_path / "log.1")
+            path.write_bytes(b"three\n")
+        return file.stat()
+
+    monkeypatch.setattr("aiaas.cli.logs._stat", rotated)
+    assert list(following(path)) == [b"one", b"two", b"three"]
+
+
 def test_a_followed_file_that_is_cut_is_read_from_its_start(tmp_path: Path) -> None:
     """logrotate's `copytruncate`, in the middle of a line."""
     path = tmp_path / "log"

@@ -37,10 +37,10 @@ async def test_tls_behind_an_http_address_is_named(tmp_path: Path) -> None:
     fake = await FakeVllm.start(context)
     plan = plan_of(config_of([fake.url], {}, {})).backends[0]
     (endpoint,) = BackendState(plan, lambda *_: None).endpoints
-    failure = await fetch(endpoint, "/health", 5.0)
+    failure = await fetch(endpoint, "/health", 20.0)
+    await fake.stop()
     assert isinstance(failure, Failure)
     assert failure.detail == WRITE_HTTPS
-    await fake.stop()
 
 
 async def test_a_fetch_can_send_a_body(fake_vllm: FakeVllm) -> None:
