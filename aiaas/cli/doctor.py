@@ -43,7 +43,7 @@ _CHECKS: Final = (
   aiaas doctor
   aiaas doctor -c /etc/aiaas/aiaas.yaml
   aiaas doctor -o json | jq -r '.findings[] | select(.state == "FAIL") | .seen'
-  kubectl exec deploy/aiaas -- aiaas doctor       inside of the pod: its files, its network
+  kubectl exec deploy/aiaas -- aiaas doctor -c /etc/aiaas/config/config.yaml     inside of the pod
 
 Run it where the gateway runs, as the gateway's user. It asks each backend for its models, and where the config says
 `scheduling: priority` for one token. Exit codes: 0 no FAIL, 1 a FAIL, 3 no such config.
