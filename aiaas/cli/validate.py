@@ -45,7 +45,8 @@ def validate(
     connect: Annotated[
         bool,
         typer.Option(
-            "--connect", help="Also ask the backends: are they reachable, and which models and paths do they serve?"
+            "--connect",
+            help="Also ask the backends (are they reachable, which models and paths do they serve?) and the store.",
         ),
     ] = False,
     deployed: Annotated[
@@ -92,12 +93,14 @@ def validate(
 
 
 def _asked(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
-    """The backends' own problems, without accepted ones, and lines about what asking cannot show."""
+    """The problems of backends and store, without accepted ones, and lines about what they answered."""
     from aiaas.cli.askbackends import ask_backends
+    from aiaas.cli.askstore import ask_store
     from aiaas.config.accept import without_accepted
 
     asked = ask_backends(reading)
-    return without_accepted(reading.loaded, asked.problems)[0], list(asked.lines)
+    of_store, more = ask_store(reading)
+    return without_accepted(reading.loaded, asked.problems + of_store)[0], [*asked.lines, *more]
 
 
 def accepted_lines(verdict: Judged) -> list[str]:

@@ -24,7 +24,14 @@ NEVER_WARNINGS: Final = frozenset(
         *(codes.NO_BACKEND, codes.ADDRESS, codes.MODEL_NAME_TWICE, codes.PORT_CLASH, codes.BAD_NETWORK),
         *(codes.BURST_ALONE, codes.BACKEND_KEY, codes.ENGINE_MODELS, codes.ENGINE_ARGS, codes.FORWARD_HEADER),
         *(codes.STORE_URL, codes.ACCEPT, codes.KEYS_UNREADABLE, codes.KEY_SCOPE, codes.NOT_DEPLOYABLE, codes.PATCH),
-        *(codes.HOP_BODY, codes.REQUEST_ABOVE_LIMIT, codes.ENGINE_POD, codes.BACKEND_AWAY, codes.NO_MODEL_LIST),
+        *(
+            codes.HOP_BODY,
+            codes.REQUEST_ABOVE_LIMIT,
+            codes.ENGINE_POD,
+            codes.BACKEND_AWAY,
+            codes.STORE_AWAY,
+            codes.NO_MODEL_LIST,
+        ),
     }
 )
 

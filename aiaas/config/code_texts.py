@@ -377,5 +377,10 @@ CODES: Final = MappingProxyType(
             "`scheduling: fcfs`. Later versions without the option ignore the field. It is a warning where the engine "
             "gave another answer, which the message has.",
         ),
+        codes.STORE_AWAY: (
+            "The shared store cannot be reached from here",
+            "`aiaas validate --connect` found this on the machine where it runs: names of a cluster do not resolve "
+            "outside the cluster. The message has the connection's error, or the store's answer to user and password.",
+        ),
     }
 )
