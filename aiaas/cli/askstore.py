@@ -1,26 +1,28 @@
-"""`aiaas validate --connect`: ask the shared store of a config from this machine.
+"""`aiaas validate --connect` and `aiaas doctor`: ask the shared store of a config from this machine.
 
 One connection, as a gateway opens it (TLS, user, database; through a sentinel or a cluster's node to a server that has
-keys), and one question.
+keys), and a few questions.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import time
+from typing import Final
 
 from aiaas.config import codes
 from aiaas.config.problem import Problem
 from aiaas.config.tree import problem_at
-from aiaas.limits.connection import StoreAwayError, connect, named, tls_context
+from aiaas.limits.connection import StoreAwayError, StoreConnection, connect, named
 from aiaas.limits.redis_url import RedisUrl
-from aiaas.limits.resp import RedisReplyError
+from aiaas.limits.resp import RedisReplyError, Reply
 from aiaas.limits.topology import find_place
 from aiaas.plan.read import Reading
+from aiaas.proxy.limit_store import store_tls
 
-_PATIENCE = 5.0  # seconds; a gateway waits less, but this is a person's question
-_ANY_KEY = "aiaas"
-_VERSION = re.compile(rb"^(redis|valkey)_version:(\S+)", re.MULTILINE)
+# Seconds that the store gets for one command here; the gateway gives it store_timeout.
+STORE_ANSWERS_WITHIN: Final = 5.0
+_ANY_KEY: Final = "aiaas"
 
 
 def ask_store(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
@@ -31,21 +33,50 @@ def ask_store(reading: Reading) -> tuple[tuple[Problem, ...], list[str]]:
         return (), []
     path = ("rate_limit", "store")
     try:
-        return (), [f"rate_limit.store: {asyncio.run(_ask(plan.limits.store_url))}"]
+        seen, _ = asyncio.run(question_store(plan.limits.store_url))
     except (StoreAwayError, RedisReplyError) as error:
         return (problem_at(codes.STORE_AWAY, "error", path, str(error), reading.loaded.place(path)),), []
+    return (), [f"rate_limit.store: {seen}"]
 
 
-async def _ask(url: RedisUrl) -> str:
-    """Return the name and version of the server. Raises StoreAwayError, or RedisReplyError if it refuses INFO."""
-    tls = tls_context(url)
+async def question_store(url: RedisUrl) -> tuple[str, float]:
+    """The server, its version and how soon it answers; and by how many seconds its clock is ahead.
+
+    Raises StoreAwayError, RedisReplyError if it refuses a command, EnvironmentFault if a file of the address is wrong.
+    """
+    tls = store_tls(url)
     place = await find_place(url, tls, _ANY_KEY)
-    connection = await connect(url, place, tls, _PATIENCE)
+    connection = await connect(url, place, tls, STORE_ANSWERS_WITHIN)
     try:
-        answer = await connection.call("INFO", "server")
+        began = time.perf_counter()
+        await connection.call("PING")
+        took = time.perf_counter() - began
+        ahead = _seconds(await connection.call("TIME")) - time.time()
+        version = _version(await connection.call("INFO", "server"))
+        await _try_script(connection)
     finally:
-        await connection.close()
-    versions = dict(_VERSION.findall(answer)) if isinstance(answer, bytes) else {}
-    name = b"valkey" if b"valkey" in versions else b"redis"
-    version = versions.get(name, b"of an unknown version").decode("ascii", "replace")
-    return f"{named(url, place)} answers: {name.decode().capitalize()} {version}"
+        connection.lose("asked")
+    return f"{named(url, place)}: {version}, PING in {took * 1000:.1f} ms", ahead
+
+
+async def _try_script(connection: StoreConnection) -> None:
+    """Limits are decided by a script. Raises StoreAwayError where this user may not run one."""
+    try:
+        await connection.call("EVAL", "return 1", 0)
+    except RedisReplyError as error:
+        raise StoreAwayError(f"its user may not run scripts ({error}); allow +eval +evalsha") from error
+
+
+def _seconds(reply: Reply) -> float:
+    match reply:
+        case [bytes() as seconds, bytes() as micros]:
+            return int(seconds) + int(micros) / 1e6
+    raise StoreAwayError("it does not answer TIME as a Redis does")
+
+
+def _version(reply: Reply) -> str:
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    if "valkey_version" in fields:
+        return f"Valkey {fields['valkey_version']}"
+    return f"Redis {fields.get('redis_version', 'of unknown version')}"

@@ -8,22 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from aiaas.cli.askbackends import ask_backends
+from aiaas.cli.askstore import question_store
 from aiaas.cli.diagnosis import Diagnosis
 from aiaas.errors import EnvironmentFault
-from aiaas.limits.connection import StoreAwayError, StoreConnection, connect, named
-from aiaas.limits.redis_url import RedisUrl
-from aiaas.limits.resp import RedisReplyError, Reply
-from aiaas.limits.topology import find_primary
+from aiaas.limits.connection import StoreAwayError
+from aiaas.limits.resp import RedisReplyError
 from aiaas.limits.usage import UsageStore, UsageStoreError, day_of
 from aiaas.plan.model import Plan
 from aiaas.plan.read import Reading
-from aiaas.proxy.limit_store import store_tls
 from aiaas.proxy.usage import usage_store
 
 # Seconds between two clocks that nobody notices. Beyond it, windows of limits and the ends of keys differ.
 CLOCK_TOLERANCE: Final = 2.0
-# Seconds that the store gets for one command here; the gateway gives it store_timeout.
-STORE_ANSWERS_WITHIN: Final = 5.0
 
 Clocks = Mapping[str, float]
 
@@ -57,50 +53,11 @@ def check_store(plan: Plan) -> tuple[list[Diagnosis], Clocks]:
     if url is None:
         return [], {}
     try:
-        seen, ahead = asyncio.run(_ask_store(url))
+        seen, ahead = asyncio.run(question_store(url))
     except (StoreAwayError, RedisReplyError, EnvironmentFault) as error:
         fix = f"meanwhile on_store_failure: {plan.limits.on_store_failure} holds; start it, or fix rate_limit.store"
         return [Diagnosis("FAIL", "store", f"{url.url}: {error}; {fix}")], {}
     return [Diagnosis("ok", "store", seen)], {f"the store {url.url}": ahead}
-
-
-async def _ask_store(url: RedisUrl) -> tuple[str, float]:
-    tls = store_tls(url)
-    place = await find_primary(url, tls) if url.kind == "sentinel" else url.places[0]
-    connection = await connect(url, place, tls, STORE_ANSWERS_WITHIN)
-    try:
-        began = time.perf_counter()
-        await connection.call("PING")
-        took = time.perf_counter() - began
-        ahead = _seconds(await connection.call("TIME")) - time.time()
-        version = _version(await connection.call("INFO", "server"))
-        await _try_script(connection)
-    finally:
-        connection.lose("asked")
-    return f"{named(url, place)}: {version}, PING in {took * 1000:.1f} ms", ahead
-
-
-async def _try_script(connection: StoreConnection) -> None:
-    """Limits are decided by a script. Raises StoreAwayError where this user may not run one."""
-    try:
-        await connection.call("EVAL", "return 1", 0)
-    except RedisReplyError as error:
-        raise StoreAwayError(f"its user may not run scripts ({error}); allow +eval +evalsha") from error
-
-
-def _seconds(reply: Reply) -> float:
-    match reply:
-        case [bytes() as seconds, bytes() as micros]:
-            return int(seconds) + int(micros) / 1e6
-    raise StoreAwayError("it does not answer TIME as a Redis does")
-
-
-def _version(reply: Reply) -> str:
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    if "valkey_version" in fields:
-        return f"Valkey {fields['valkey_version']}"
-    return f"Redis {fields.get('redis_version', 'of unknown version')}"
 
 
 def check_backends(reading: Reading) -> tuple[list[Diagnosis], Clocks]:
