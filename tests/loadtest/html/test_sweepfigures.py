@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from aiaas.loadtest.html.sweepfigures import sweep_figures
+from aiaas.loadtest.sample import Window
 from tests.loadtest.html.runs import steady, sweep, told, values, words
+from tests.loadtest.samples import sample
 
 
 def test_a_sweep_is_charted_level_by_level() -> None:
@@ -34,6 +36,14 @@ def test_an_slo_that_no_level_holds_is_said() -> None:
     output, ttft, *_ = sweep_figures("a", sweep("ttft=10ms"))
     assert output.headline == "There is no knee: the first of 3 levels failed or missed the SLO"
     assert ttft.headline == "TTFT p99 is above the SLO of 10 ms at every level"
+    assert "knee" not in words(output.drawing)
+
+
+def test_output_that_still_grows_has_no_knee() -> None:
+    """None is drawn, since it lies beyond the last level."""
+    kept = [sample(float(at), e2e=0.9, output_tokens=100 * level, level=level) for at, level in enumerate((1, 2))]
+    output, *_ = sweep_figures("a", told(kept, windows=(Window(0.0, 1.0, 1), Window(1.0, 2.0, 2))))
+    assert output.headline == "No knee up to 2 users: 200 output tokens/s, and still growing"
     assert "knee" not in words(output.drawing)
 
 
