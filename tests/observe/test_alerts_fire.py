@@ -188,7 +188,6 @@ async def site(tmp_path: Path, redis_server: RedisServer) -> AsyncIterator[Site]
         serving = running_gateway(folder, {"urls": urls, "health": HEALTH}, sections=sections)
         site.gateway = await asyncio.to_thread(stack.enter_context, serving)
         prometheus.target(FIRST, "aaaaa", site.gateway.metrics_url)
-        await site.expect(SECOND, {"AiaasDown"})  # it does not run yet
         site.second = await start_second(site, "second", "bbbbb")
         await until(lambda: len(prometheus.query("aiaas_endpoint_up == 1")) == 8, 60)
         await site.quiet()
@@ -289,13 +288,13 @@ async def held(site: Site, requests: list[Ask], gateway: Gateway) -> AsyncIterat
 
 @asynccontextmanager
 async def stalls(site: Site) -> AsyncIterator[None]:
-    """A worker that gets no CPU for half a second, again and again."""
+    """A worker that gets no CPU for a second, again and again."""
     worker = site.children("aiaas.cli.worker")[0]
 
     async def stop_and_go() -> None:
         while True:
             worker.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
             worker.send_signal(signal.SIGCONT)
             await asyncio.sleep(0.3)
 
