@@ -41,6 +41,7 @@ BEFORE = {
     "several-models": {"Secret/wildcard-example-com", "Secret/partner"},
     "loadbalancer-tls": {"Secret/api-router-tls"},
     "shared-limits": {"Secret/api-router-tls"},
+    "openshift": {"Secret/api-router-tls", "Secret/registry.example.com"},
     "production": {"Secret/api-router-keys", "Secret/vllm", "Secret/redis"},
 }
 
@@ -109,8 +110,9 @@ def test_it_needs_nothing_else_to_be_there(example: Rendering) -> None:
 
 def test_the_pods_run_the_plan_that_was_rendered(example: Rendering) -> None:
     """The ConfigMap, loaded and compiled where it is mounted, equals the Plan; its digest is at the top."""
-    [config] = [o for o in example.objects if o["kind"] == "ConfigMap" and "config.yaml" in o["data"]]
-    env = dict.fromkeys(example.plan.variables, STAND_IN)
+    [config] = [o for o in example.objects if o["kind"] == "ConfigMap" and "config.yaml" in o.get("data", {})]
+    written = example.plan.settings.env
+    env = {name: written[name].value or STAND_IN for name in example.plan.variables}
     loaded = load_text(config["data"]["config.yaml"], file="config.yaml", env=env)
     assert not has_errors(loaded.problems + check(loaded, env))
     assert loaded.config is not None
