@@ -106,9 +106,13 @@ def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> En
         )
         from aiaas.engines.supervisor import EngineSupervisor
 
+        died = ""
+
         def on_event(event: Event) -> None:
+            nonlocal died
             text = describe(event)
             if isinstance(event, Died):
+                died = text
                 how = {"cause": event.cause, "exit_code": event.exit_code, "seconds": round(event.seconds, 1)}
                 log.event("error", "engine_died", backend=backend.name, **how)
             else:
@@ -120,7 +124,7 @@ def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> En
                 if isinstance(event, Healthy):
                     on_healthy()
             elif isinstance(event, Died | GaveUp | NotAnswering | Stopped):
-                healthy(False, text)
+                healthy(False, f"{text} (it {died})" if isinstance(event, GaveUp) else text)
 
         def on_line(line: str) -> None:
             log.event("info", "engine_output", backend=backend.name, text=line)

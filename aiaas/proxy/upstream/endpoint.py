@@ -220,6 +220,8 @@ class EndpointState:
         """Set the state that the engine's supervisor reports."""
         if up != self.up:
             self._turn(up, reason)
+        elif not up:  # an engine that has never been healthy dies for a reason, too
+            self.reason = reason
 
     def _turn(self, up: bool, reason: str) -> None:
         self.up, self.reason, self.since = up, "" if up else reason, time.time()
