@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from aiaas.keys.ring import KeyRing
 from aiaas.limits.fallback import FallbackStore
 from aiaas.limits.memory import MemoryStore
 from aiaas.limits.redis import RedisStore
 from aiaas.limits.redis_url import parse_redis_url
+from aiaas.proxy.admin.model import KeysView
 from aiaas.proxy.admin.port import Query
 from aiaas.proxy.inside import Inside
 from aiaas.proxy.reload import Reloader
 from tests.fakes.vllm import DONE, STREAM_HEAD, FakeVllm, Hang, Send, chunk, json_answer, stream, token_event
 from tests.keymaterial import leaked_keys
-from tests.proxy.conftest import Running, StartFake, StartGateway
+from tests.proxy.conftest import Running, StartFake, StartGateway, new_key
 from tests.waiting import until
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "my secret prompt"}]}
@@ -199,3 +203,16 @@ async def test_store_that_is_away_is_a_fault(gateway: StartGateway, fake_vllm: F
     found = await status(running)
     assert (found["store"]["kind"], found["store"]["up"], found["store"]["processes"]) == ("redis", False, 2)
     assert [(near["user"], near["used"], near["of"]) for near in found["keys_near"]] == [("alice", 1, 1)]
+
+
+async def test_keys_are_counted_again_when_one_expires(gateway: StartGateway, fake_vllm: FakeVllm) -> None:
+    """And when there are other keys; not at each question, since there may be 50,000."""
+    running = await gateway(fake_vllm)
+    asked, plan, ring = inside(running), running.gateway.active.plan, running.gateway.verifier.ring
+    soon = datetime(2030, 1, 1, tzinfo=UTC)
+    ends = soon.timestamp()
+    other = KeyRing.from_records([replace(new_key("bob").record, expires=soon), new_key("carol").record])
+    assert asked._keys(plan, ring, ends) == KeysView(True, 1, 0, None)
+    assert asked._keys(plan, other, ends - 1) is asked._keys(plan, other, ends - 0.5)
+    assert asked._keys(plan, other, ends - 0.5) == KeysView(True, 2, 0, ends)
+    assert asked._keys(plan, other, ends) == KeysView(True, 2, 1, None)
