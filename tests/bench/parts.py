@@ -31,7 +31,7 @@ from aiaas.openai import paths
 from aiaas.openai.peek import peek
 from aiaas.openai.splice import replace_model
 from aiaas.openai.usage import usage_of_answer
-from aiaas.proxy.client.answers import HeaderList, relayed_head
+from aiaas.proxy.client.answers import HeaderList, relayed_head, whole_answer
 from aiaas.proxy.client.identity import presented_key
 from aiaas.proxy.client.incoming import Incoming, request_of
 from aiaas.proxy.client.open_side import OpenSide
@@ -43,6 +43,7 @@ from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Record
 from aiaas.proxy.upstream.connection import Failure, UpstreamConnection
 from aiaas.proxy.upstream.slots import take
+from aiaas.proxy.upstream.usual import usual_answer
 from aiaas.proxy.usage import UsageRecorder
 from tests.bench import wire
 from tests.proxy.conftest import KnownKey, new_key, plan_of
@@ -163,7 +164,14 @@ def slot(bench: Bench) -> Callable[[], object]:
 
     lease, asked = SimpleNamespace(key="key"), SimpleNamespace(stream=False, path=wire.PATH)
     ticket: Any = SimpleNamespace(
-        body=b"", lease=lease, record=asked, estimated_input=100, reserved_output=200, priority_class="default"
+        body=b"",
+        lease=lease,
+        record=asked,
+        estimated_input=100,
+        reserved_output=200,
+        priority_class="default",
+        upload=None,
+        visit=None,
     )
     targets: Any = [(None, backend)]
 
@@ -185,7 +193,14 @@ def parts(bench: Bench) -> Iterator[Part]:
     incoming = Incoming(BaseProtocol(loop), loop, 65536)
     parser = incoming.parser
     assert parser is not None
-    yield "aiohttp's parser", lambda: (parser.feed_data(bench.ask), parser.message_consumed())
+    yield "the request, read", lambda: incoming.plain(bench.ask)
+    yield (
+        "(a request of another shape, by aiohttp's parser)",
+        lambda: (
+            parser.feed_data(bench.ask),
+            parser.message_consumed(),
+        ),
+    )
     got = incoming.next(bench.ask, bench.ask)
     assert isinstance(got, tuple)
     request, body = request_of(*got), bench.ask.partition(b"\r\n\r\n")[2]
@@ -214,15 +229,24 @@ def parts(bench: Bench) -> Iterator[Part]:
     answers.connection_made(Wire())
     sink = Nowhere()
 
+    def relayed() -> bytes:
+        usual = usual_answer(wire.ANSWER)
+        assert usual is not None
+        return whole_answer(usual[0], b"x: y\r\n", usual[1], close=False)
+
     def exchanged() -> None:
         answers.exchange(b"", sink)
         answers.data_received(wire.ANSWER)
         bench.upstream._pool.take_idle(loop.time())
 
-    yield "vLLM's answer, parsed", exchanged
+    yield "vLLM's answer, read and written", relayed
+    yield "(an answer of another shape, parsed)", exchanged
     head, _, answer = wire.ANSWER.partition(b"\r\n\r\n")
     headers = [(name.lower(), value) for name, _, value in (line.partition(b": ") for line in head.split(b"\r\n")[1:])]
-    yield "the answer's head", lambda: relayed_head(200, headers, framing=b"", extra=b"x: y\r\n", close=False)
+    yield (
+        "(an answer of another shape, its head)",
+        lambda: relayed_head(200, headers, framing=b"", extra=b"x: y\r\n", close=False),
+    )
     yield "the usage, read", lambda: usage_of_answer(answer)
     record = Record("0" * 24, wire.PATH, 0.0, "127.0.0.1", user="bench", key_id="key", model=wire.ALIAS, backend="vllm")
     record.status, record.input_tokens, record.output_tokens, record.overhead = 200, 42, 26, 0.001

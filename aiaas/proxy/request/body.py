@@ -29,12 +29,11 @@ def whole_body(
     request: HttpRequest, client: ClientConnection, bounds: ServerPlan, budget: BodyBudget, record: Record
 ) -> bytes:
     """The body of a request that has arrived with it. Raises as `arriving_body`."""
-    body = request.body
-    if not body:  # else it is plain: JSON, not compressed, and nothing is expected
-        body = request.content.read_nowait(-1)
-        _refuse_other_forms(request)
+    body = request.body or request.content.read_nowait(-1)
     if len(body) > bounds.max_body_size:
         raise too_large(bounds.max_body_size)
+    if not request.body:  # else it is plain: JSON, not compressed, and nothing is expected
+        _refuse_other_forms(request)
     if len(body) > SMALL_BODY:
         budget.take(record, len(body))
     if not request.body and client.body_broken:

@@ -9,6 +9,7 @@ from aiohttp.base_protocol import BaseProtocol
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiaas.proxy.client.head import Head
 from aiaas.proxy.client.incoming import HttpRequest, Incoming, request_of
 from aiaas.proxy.client.plain import DECIDING, plain_request
 from aiaas.proxy.client.refusal import MAX_HEADERS
@@ -58,7 +59,7 @@ def parsed(read: bytes) -> tuple[HttpRequest, bytes] | None:
 def agrees(read: bytes) -> bool:
     """Whether `read` is plain; then the parser reads the same of it, and nothing else."""
     plain = plain_request(read, MOST)
-    if plain is None:
+    if plain is None or not Head(MOST).has_valid_host(plain[1]):
         return False
     path, headers, body = plain
     other = parsed(read)
