@@ -149,6 +149,14 @@ def test_a_patch_that_takes_too_much_is_an_error_everywhere(
     assert "apiVersion" not in captured.out
 
 
+def test_a_patch_with_a_misspelt_field_is_an_error() -> None:
+    """Kubernetes' own schemas are asked, where they are installed."""
+    patches = "\n  patches: [{kind: Service, merge: {spec: {sessionAfinity: None}}}]\n  image:"
+    [problem] = judged(DEPLOYED.replace("\n  image:", patches)).problems
+    assert (problem.code, problem.path) == ("AIA409", "kubernetes.patches[0]")
+    assert "sessionAfinity" in problem.message
+
+
 def test_connect_needs_real_values(capsys: pytest.CaptureFixture[str]) -> None:
     """Never send a stand-in to a backend."""
     Path("aiaas.yaml").write_text(DEPLOYED)

@@ -18,12 +18,32 @@ EXAMPLES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.name != "keys
 def test_every_example_is_valid(path: Path) -> None:
     """Each example compiles without an error, and mentions each of its warnings."""
     names = ("HF_TOKEN", "PARTNER_KEY", "REDIS_PASSWORD", "VLLM_KEY")
-    plan, problems = read_plan(path, dict.fromkeys(names, "a-secret"))
+    plan, problems = read_plan(path, dict.fromkeys(names, "a-secret") | {"REDIS_DATABASE": "2"})
     assert not has_errors(problems)
     text = path.read_text()
     assert [problem for problem in problems if problem.code not in text] == []
     assert plan is not None
     assert plan.source == path
+
+
+def test_a_running_gateway_ignores_the_cluster(tmp_path: Path) -> None:
+    """In a pod, `kubernetes` has the replicas alone: its defaults (class nginx) are nobody's choice."""
+    path = tmp_path / "aiaas.yaml"
+    path.write_text("backends:\n  a: {url: 'http://a', models: [m]}\nkubernetes: {replicas: {min: 9, max: 4}}\n")
+    assert {problem.code for problem in read(path, {}).problems} >= {"AIA505", "AIA510"}
+    reading = read(path, {}, deployed=False)
+    assert reading.problems == ()
+    assert reading.plan is not None
+
+
+def test_accepted_warnings_are_apart(tmp_path: Path) -> None:
+    """A gateway does not report them; `aiaas validate` shows them with their reason."""
+    path = tmp_path / "aiaas.yaml"
+    path.write_text("backends:\n  a: {url: 'http://a', models: [m]}\nauth: {enabled: false}\naccept: {AIA209: a lab}\n")
+    reading = read(path, {})
+    assert reading.problems == ()
+    assert [problem.code for problem in reading.accepted_problems] == ["AIA209"]
+    assert reading.plan is not None
 
 
 def test_problems_of_text_and_checks_come_in_the_files_order(tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ def test_other_version_is_refused(file: Path) -> None:
     assert found.startswith(f"aiaas {__version__} has replaced the running 0.0.9: restart it")
 
 
+def test_rules_of_a_cluster_are_not_reported_at_a_reload(file: Path) -> None:
+    """A pod's config has a remnant of that section."""
+    file.write_text(TEXT % 9999 + "kubernetes: {replicas: {max: 16}}\n")
+    found = reading_of(ReadRequest(file, {}))
+    assert isinstance(found, PlanReading)
+    assert (found.plan is not None, found.problems) == (True, ())
+
+
 def test_text_to_compare_with_is_read_first(file: Path) -> None:
     """A worker that starts later runs with what the others have."""
     found = reading_of(ReadRequest(file, {}, before=TEXT % 8080))
