@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from multidict import CIMultiDict, CIMultiDictProxy
+from aiohttp.streams import EMPTY_PAYLOAD
 
+from aiaas.proxy.client.incoming import HttpRequest
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.traces import Tracing
 from aiaas.proxy.upstream.dial import ClientTls
@@ -163,8 +164,9 @@ async def test_the_draw_alone_decides_on_a_strangers_trace(drawn: float, sampled
     tracing = Tracing(log, ClientTls(), lambda: 0.0, lambda: drawn)
     assert plan.monitoring.traces is not None
     for trace_id in ("0" * 31 + "1", "f" * 32):
-        headers = CIMultiDictProxy(CIMultiDict({"traceparent": f"00-{trace_id}-{SPAN}-01"}))
-        trace = tracing.begin(plan.monitoring.traces, headers, "192.0.2.1", ())
+        headers = {"traceparent": f"00-{trace_id}-{SPAN}-01"}
+        request = HttpRequest("POST", "/v1/chat/completions", headers, EMPTY_PAYLOAD)
+        trace = tracing.begin(plan.monitoring.traces, request, "192.0.2.1", ())
         assert (trace.trace_id, trace.sampled) == (trace_id, sampled)
         assert trace.lines.endswith("-01\r\n" if sampled else "-00\r\n")
 
