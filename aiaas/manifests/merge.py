@@ -1,9 +1,10 @@
 """Strategic merge of a patch into an object, as `kubectl patch` and kustomize do it. Pure.
 
 Mappings merge, null removes a field, and other values replace. A list with a merge key (MERGE_KEYS) merges by it: an
-item with a known key changes that item, another one is added at the end. All other lists are replaced. `$patch: delete`
-removes the mapping or the item that it stands in, `$patch: replace` drops the earlier content. The other directives of
-Kubernetes (`$setElementOrder`, `$retainKeys`, `$deleteFromPrimitiveList`) are refused.
+item with a known key changes that item, another one is added in front. All other lists are replaced. `$patch: delete`
+removes the mapping or the item that it stands in; `$patch: replace` drops the earlier content of a mapping, or alone in
+an item that of the list. The other directives of Kubernetes (`$setElementOrder`, `$retainKeys`,
+`$deleteFromPrimitiveList`) are refused.
 """
 
 from __future__ import annotations
@@ -85,20 +86,26 @@ def _item(item: Any, keys: Mapping[str, str], where: str) -> Any:
 
 
 def _merged_list(old: list[Any], patch: list[Any], keys: Mapping[str, str], where: str, key: str) -> list[Any]:
-    result = list(old)
+    """The items of both lists, those of the patch in its order. As Kubernetes orders them: each other item keeps its
+    place before or after the known items of the patch, and new items come first."""
     for item in patch:
-        if not isinstance(item, Mapping) or key not in item:
+        if not isinstance(item, Mapping) or not isinstance(item.get(key), str | int):
             raise MergeFault(f"{where}: each item needs {key}, by which this list merges")
-        found = next(
-            (index for index, other in enumerate(result) if isinstance(other, Mapping) and other.get(key) == item[key]),
-            None,
-        )
-        before = {} if found is None else result[found]
-        merged = _mapping(before, item, keys, f"{where}[{key}={item[key]}].")
-        if found is None:
-            result += [] if merged is None else [merged]
-        elif merged is None:
-            del result[found]
-        else:
-            result[found] = merged
-    return result
+        if item.get(DIRECTIVE) == "replace":
+            raise MergeFault(
+                f"{where}: $patch: replace stands alone in a list: `- $patch: replace`, then all its items"
+            )
+    places = {item[key]: index for index, item in enumerate(old) if isinstance(item, Mapping) and key in item}
+    named = [item[key] for item in patch]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise MergeFault(f"{where}: {key} {twice[0]} is there twice; write it once")
+    rest = [index for index, item in enumerate(old) if not isinstance(item, Mapping) or item.get(key) not in named]
+    result: list[Any] = []
+    for item in patch:
+        place = places.get(item[key], -1)
+        merged = _mapping({} if place < 0 else old[place], item, keys, f"{where}[{key}={item[key]}].")
+        if merged is not None:
+            result += [old[index] for index in rest if index < place]
+            rest = [index for index in rest if index >= place]
+            result.append(merged)
+    return [*result, *(old[index] for index in rest)]

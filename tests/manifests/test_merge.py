@@ -69,19 +69,31 @@ def test_mappings_merge_and_null_removes() -> None:
 
 
 def test_lists_with_a_key_merge_by_it() -> None:
-    """A known item is changed where it stands, an unknown one comes at the end."""
+    """A known item is changed where it stands, an unknown one comes in front of the rest (kubectl patch --local)."""
     assert container({"env": [{"name": "A", "value": "9"}, {"name": "C", "value": "3"}]})["env"] == [
         {"name": "A", "value": "9"},
+        {"name": "C", "value": "3"},
         {"name": "B", "value": "2"},
+    ]
+    assert container({"env": [{"name": "B", "value": "9"}, {"name": "C", "value": "3"}]})["env"] == [
+        {"name": "A", "value": "1"},
+        {"name": "B", "value": "9"},
         {"name": "C", "value": "3"},
     ]
+    assert container({"env": [{"name": "B", "value": "9"}, {"name": "A", "$patch": "delete"}, {"name": "C"}]})[
+        "env"
+    ] == [
+        {"name": "B", "value": "9"},
+        {"name": "C"},
+    ]
+    assert [each["name"] for each in container({"env": [{"name": "B"}, {"name": "A"}]})["env"]] == ["B", "A"]
     assert container({"ports": [{"containerPort": 80, "name": "web"}, {"containerPort": 81}]})["ports"] == [
         {"containerPort": 80, "name": "web"},
         {"containerPort": 81},
     ]
     assert [each["name"] for each in pod({"containers": [{"name": "side", "image": "s:1"}]})["containers"]] == [
-        "main",
         "side",
+        "main",
     ]
 
 
@@ -100,9 +112,7 @@ def test_directives_delete_and_replace() -> None:
     assert container({"env": [{"$patch": "replace"}, {"name": "Z", "value": "0"}]})["env"] == [
         {"name": "Z", "value": "0"}
     ]
-    assert pod({"volumes": [{"name": "v", "$patch": "replace", "configMap": {"name": "c"}}]})["volumes"] == [
-        {"name": "v", "configMap": {"name": "c"}}
-    ]
+    assert pod({"nodeSelector": {"$patch": "replace", "a": "b"}})["nodeSelector"] == {"a": "b"}
     assert "template" not in (merge(POD, {"spec": {"template": {"$patch": "delete"}}}) or {})["spec"]
     assert merge(POD, {"$patch": "delete"}) is None
     assert pod({"volumes": [{"name": "none", "$patch": "delete"}]})["volumes"] == [{"name": "v", "emptyDir": {}}]
@@ -115,6 +125,9 @@ def test_directives_delete_and_replace() -> None:
         ({"$patch": "remove"}, "$patch: must be delete or replace, not 'remove'"),
         ({"spec": {"volumes": [{"emptyDir": {}}]}}, "spec.volumes: each item needs name"),
         ({"spec": {"volumes": ["v"]}}, "spec.volumes: each item needs name"),
+        ({"spec": {"volumes": [{"name": ["v"]}]}}, "spec.volumes: each item needs name"),
+        ({"spec": {"volumes": [{"name": "v"}, {"name": "v"}]}}, "spec.volumes: name v is there twice"),
+        ({"spec": {"volumes": [{"name": "v", "$patch": "replace"}]}}, "spec.volumes: $patch: replace stands alone"),
         ({"spec": {"args": [{"$patch": "delete"}]}}, "spec.args: this list is replaced as a whole"),
     ],
 )

@@ -105,7 +105,7 @@ AWAY = [
     pytest.param(container_patch(volumeMounts=[MOUNT]), "volumeMounts /etc/aiaas/config has to stay", id="the mount"),
     pytest.param(container_patch(ports=None), "ports http has to stay", id="the port"),
     pytest.param(
-        pod_patch({"volumes": [{"name": "config", "$patch": "replace", "emptyDir": {}}]}),
+        pod_patch({"volumes": [{"name": "config", "configMap": {"name": "other"}}]}),
         "volumes config has to stay",
         id="the volume",
     ),
