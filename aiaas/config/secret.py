@@ -59,7 +59,7 @@ def _reason(path: Path, text: str) -> str | None:
     if _URL_PASSWORD.search(text) or _QUERY_PASSWORD.search(text):
         return _URL
     # engine.env.HF_TOKEN holds a value; a config field such as kubernetes.env.X.secret holds only a name.
-    variable = path[:-1] if path[-1] == "value" else path if "engine" in path else ()
+    variable = path[:-1] if path[-1:] == ("value",) else path if "engine" in path else ()
     if text and len(variable) > 2 and variable[-2] == "env" and _is_named_secret(variable):
         return f"this is the value of {variable[-1]}"
     if text and path[:3] == _COLLECTOR and (str(path[-1]).lower() == "authorization" or _is_named_secret(path)):
@@ -70,7 +70,7 @@ def _reason(path: Path, text: str) -> str | None:
 def _way_out(path: Path, reason: str) -> str:
     if path[:2] == ("kubernetes", "env"):
         return "name its Secret: {secret: NAME, key: KEY}"
-    if reason == _URL and path[-1] in ("url", "urls"):
+    if reason == _URL and path and path[-1] in ("url", "urls"):
         return "a backend's own key goes into api_key_env; take it out of the URL"
     return "put it into an environment variable and write ${NAME} here"
 

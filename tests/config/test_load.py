@@ -362,3 +362,12 @@ def test_any_files_give_a_config_or_problems(texts: list[str]) -> None:
     loaded = laid_over(*texts)
     assert loaded.config is not None or loaded.problems
     assert {problem.file for problem in loaded.problems} <= {f"f{index}" for index in range(len(texts))}
+
+
+@pytest.mark.parametrize("text", ["${X}", "'http://user:hunter2@host'", "value"])
+def test_a_file_of_one_text_is_a_problem(text: str) -> None:
+    """Without any field, and without showing the text."""
+    loaded = load_text(text, file="f", env={"X": "hunter2"})
+    assert loaded.config is None
+    assert loaded.problems
+    assert "hunter2" not in " ".join(map(str, loaded.problems))
