@@ -24,6 +24,7 @@ from aiaas.proxy.client.refusal import MAX_HEADERS
 
 # Messages after which the parser stops.
 _ONE = 1
+_FIRST_LETTER = ord("A")  # a line end before it is an empty line, which the parser skips
 # Bytes of a body that may wait for its reader: at twice as many the connection stops reading.
 _BUFFER = 256 * 1024
 
@@ -183,6 +184,6 @@ def _bytes_left(message: RawRequestMessage, read: bytes) -> int:
     read  begins with the message
     """
     end = read.find(HEAD_END) + len(HEAD_END)
-    if message.chunked or read[:1] in b"\r\n" or read.count(b"\n", 0, end) != read.count(b"\r\n", 0, end):
+    if message.chunked or read[0] < _FIRST_LETTER or read.count(b"\n", 0, end) != read.count(b"\r\n", 0, end):
         return -1
     return end + int(message.headers.get("content-length", "0")) - len(read)

@@ -36,6 +36,8 @@ def plain_request(read: bytes, most: int) -> tuple[str, dict[str, str], bytes] |
 
     most  bytes that the head may have
     """
+    if read[:5] != b"POST ":
+        return None
     head, found, body = read.partition(b"\r\n\r\n")
     line, _, rest = head.partition(b"\r\n")
     path = _LINES.get(line)
