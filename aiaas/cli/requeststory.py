@@ -32,7 +32,7 @@ KEY_REASONS: Final = {
     "expired": "its key has expired; aiaas keys rotate NAME makes a new one",
 }
 ENDS: Final = {
-    "upstream": "vLLM, which finished its answer or broke it off",
+    "upstream": "vLLM, which finished its answer",
     "client": "the client, which left",
     "gateway": "aiaas itself",
 }
@@ -142,8 +142,11 @@ def _times(request: RequestView) -> Iterator[str]:
 
 def _end(request: RequestView) -> Iterator[tuple[str, str]]:
     code = f" {request.error_code}" if request.error_code else ""
+    by = ENDS.get(request.ended_by or "", request.ended_by or "")
+    if code and request.ended_by == "upstream":
+        by = "vLLM, which refused it or broke its answer off"
     where = f", while {_PHASES.get(request.ended_in or '', '')}" if request.ended_by == "client" else ""
-    yield "ended", f"{request.status}{code}, by {ENDS.get(request.ended_by or '', request.ended_by or '')}{where}"
+    yield "ended", f"{request.status}{code}, by {by}{where}"
     if request.message is not None:
         yield "", f"the client was told: {request.message}"
     if request.input_tokens is not None:

@@ -47,8 +47,8 @@ def _head(status: Status) -> Iterator[str]:
     if status.certificate is not None:
         yield f"tls       expires in {time_span(status.certificate.expires - status.now)} ({status.certificate.file})"
     totals = status.totals
-    yield f"now       {requests.in_flight} requests under way, {requests.queued} of them queued"
-    yield f"so far    {totals.requests} requests, {totals.errors} errors, {totals.refused} refused by a limit"
+    yield f"now       requests: {requests.in_flight} under way, {requests.queued} of them queued"
+    yield f"so far    requests: {totals.requests}, errors: {totals.errors}, refused by a limit: {totals.refused}"
     if process.memory is not None:
         descriptors = "" if process.descriptors is None else f", {process.descriptors} descriptors"
         yield f"process   {process.memory / 2**20:.0f} MiB{descriptors}"

@@ -6,13 +6,17 @@ from datetime import datetime
 from typing import Final
 
 _SPANS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_SHORT: Final = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _SIZES: Final = ("B", "kB", "MB", "GB")
 
 
 def time_span(seconds: float) -> str:
-    """`3 d 4 h`, `12 min`, `20 s`: the largest unit, and the next one where it is small; `0.25 s` below ten seconds."""
+    """`3 d 4 h`, `12 min`, `20 s`: the largest unit, and the next one where it is small; `1.25 s`, `62 ms`, `800 µs`."""
     if seconds < 10:
-        return f"{max(seconds, 0.0):.3g} s" if seconds >= 0.001 else f"{max(seconds, 0.0) * 1e6:.0f} µs"
+        for size, unit in _SHORT:
+            if seconds >= size:
+                return f"{seconds / size:.3g} {unit}"
+        return "0 s"
     rest, parts = round(seconds), list[tuple[int, str]]()
     for size, unit in _SPANS:
         number, rest = divmod(rest, size)

@@ -48,7 +48,7 @@ def test_story_of_an_answered_request_names_each_decision() -> None:
         "queue     waited 1.5 s for a slot of backend chat, as number 3 of its key",
         "sent      to http://b: 200",
         f"chosen: {TURNS['full']}",
-        "times     aiaas 0.001 s, queue 1.5 s, first text after 1.9 s, in all 2.41 s",
+        "times     aiaas 1 ms, queue 1.5 s, first text after 1.9 s, in all 2.41 s",
         "ended     200, by vLLM",
         "tokens    vLLM counted 120 input (80 of them cached), 30 output",
     ):
@@ -59,7 +59,7 @@ def test_retry_is_told_with_why_it_was_safe() -> None:
     """Each attempt in its line."""
     first = Attempt("http://a", 503, None, "busy", 0.004)
     text = told(request(backend="chat", upstream="http://b", retries=1, attempts=[first]))
-    assert "sent      to http://a: 503 after 0.004 s (busy; safe to try again: the engine refused the request" in text
+    assert "sent      to http://a: 503 after 4 ms (busy; safe to try again: the engine refused the request" in text
     assert "again to http://b: 200" in text
     assert "one that was not tried before goes first" in text
 

@@ -12,9 +12,9 @@ from aiaas.cli.words import clock_time, size, time_span
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (-1.0, "0 µs"),
+        (-1.0, "0 s"),
         (0.0004, "400 µs"),
-        (0.0123, "0.0123 s"),
+        (0.0123, "12.3 ms"),
         (2.4149, "2.41 s"),
         (12.4, "12 s"),
         (60, "1 min"),
