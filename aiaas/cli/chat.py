@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ async def _chosen(target: HttpTarget, key: str | None, wanted: str | None) -> st
 def _converse(talk: Talk) -> None:
     import readline  # noqa: F401  gives `input` a history, and keys that edit
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background starts us with it ignored
     note(f"{talk.model} at {talk.target.url}. Ctrl-C stops an answer, Ctrl-D leaves.")
     while True:
         try:

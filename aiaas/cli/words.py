@@ -11,7 +11,7 @@ _SIZES: Final = ("B", "kB", "MB", "GB")
 
 
 def time_span(seconds: float) -> str:
-    """`3 d 4 h`, `12 min`, `20 s`: the largest unit, and the next one where it is small; `1.25 s`, `62 ms`, `800 µs`."""
+    """`3 d 4 h`, `12 min`, `20 s`: the largest unit, and the next one where it is small; `1.25 s`, `62 ms`."""
     if seconds < 10:
         for size, unit in _SHORT:
             if seconds >= size:

@@ -27,7 +27,7 @@ from aiaas.errors import CheckFailed
 from aiaas.loadtest.report import number, seconds, share
 from aiaas.loadtest.slo import Bound
 from aiaas.loadtest.summary import ALONE, GatewayCpu, Summary
-from aiaas.loadtest.sweep import knee
+from aiaas.loadtest.sweep import knee, still_grows
 
 LONGEST_QUEUE_WAIT: Final = 30.0  # seconds in the queue without an SLO for TTFT: the config's own default
 SHORTEST_WAIT: Final = 0.1  # seconds; a queue with a shorter wait is useless
@@ -92,10 +92,10 @@ def recommend(
     backend = ("backends", fleet.backend)
     wait = _longest_wait(best, bounds)
     lines = [SettingLine((*backend, "max_inflight"), str(each), _why_inflight(levels, best, at_once, what, fleet))]
-    rate = best.requests_per_second
+    rate, place = best.requests_per_second, _place(levels)
     if wait >= SHORTEST_WAIT:
         size = max(floor(rate * wait), 1)
-        why = f"at {number(rate)} answers/s, {size} requests take {seconds(wait)}{_why_wait(best, bounds)}"
+        why = f"at {number(rate)} answers/s, {size} requests take {seconds(wait)}{_why_wait(best, bounds, place)}"
         lines.append(SettingLine((*backend, "queue"), f"{{size: {size}, max_wait: {round(wait * 1000)}ms}}", why))
     if fleet.has_engine:
         why = "the engine refuses (503) requests that bypass the gateway's queue instead of letting all of them wait"
@@ -104,15 +104,20 @@ def recommend(
     per_minute = floor(rate * 60 / fleet.keys)
     if per_minute:
         shared = "" if fleet.keys == 1 else f", shared by the {fleet.keys} keys of this test"
-        why = f"{number(rate)} answers/s at the knee{shared}; if N keys are busy at once, divide this by N"
+        why = f"{number(rate)} answers/s {place}{shared}; if N keys are busy at once, divide this by N"
         lines.append(SettingLine(("rate_limit", "requests_per_minute"), str(per_minute), why))
-        why = f"concurrent requests at the knee{shared}"
+        why = f"concurrent requests {place}{shared}"
         lines.append(
             SettingLine(("rate_limit", "burst"), str(min(max(ceil(at_once / fleet.keys), 1), per_minute)), why)
         )
     if best.cpu is not None and _asked(fleet.pod):
         lines.append(_cpu_target(levels, best, best.cpu, fleet.pod, what))
     return tuple(lines)
+
+
+def _place(levels: Sequence[Summary]) -> str:
+    """Where the figures were measured."""
+    return "at the highest level tried" if still_grows(levels) else "at the knee"
 
 
 def why_no_cpu_target(levels: Sequence[Summary], fleet: AdvisedFleet, looked: bool) -> str:
@@ -139,8 +144,8 @@ def _cpu_target(levels: Sequence[Summary], best: Summary, cpu: GatewayCpu, pod: 
     if cpu.share is not None and not ALONE[0] <= cpu.share <= ALONE[1]:
         carried = f" (it counted {share(cpu.share)} of this test's requests)"
     why = (
-        f"at the knee, {what} {best.level:g}, one gateway used {number(cpu.cores)} cores{carried}, {used * 100:.0f} % "
-        f"of the {pod.request} that a pod requests"
+        f"{_place(levels)}, {what} {best.level:g}, one gateway used {number(cpu.cores)} cores{carried}, "
+        f"{used * 100:.0f} % of the {pod.request} that a pod requests"
     )
     path = ("kubernetes", "cpu_target")
     is_full = cpu.cores > most * FULL
@@ -166,11 +171,11 @@ def _longest_wait(best: Summary, bounds: tuple[Bound, ...]) -> float:
     return LONGEST_QUEUE_WAIT if limit is None or best.ttft is None else min(limit - best.ttft.p99, LONGEST_QUEUE_WAIT)
 
 
-def _why_wait(best: Summary, bounds: tuple[Bound, ...]) -> str:
+def _why_wait(best: Summary, bounds: tuple[Bound, ...], place: str) -> str:
     limit = _ttft_limit(bounds)
     if limit is None or best.ttft is None:
         return ""
-    return f"; ttft={seconds(limit)} leaves that long after {seconds(best.ttft.p99)} (p99) at the knee"
+    return f"; ttft={seconds(limit)} leaves that long after {seconds(best.ttft.p99)} (p99) {place}"
 
 
 def _ttft_limit(bounds: tuple[Bound, ...]) -> float | None:

@@ -126,6 +126,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     """Exit code 3."""
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "aiaas", "quickstart", "--folder", str(tmp_path / "file" / "x")]
+    command += ["--port", str(free_port(1, 2, 3))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert len(done.stderr.splitlines()) == 1
@@ -233,7 +234,7 @@ def test_a_vllm_on_its_usual_port_is_offered(
     found = FoundVllm("http://127.0.0.1:8000", ("base", "small"), '["base", "small"]')
     monkeypatch.setattr("aiaas.cli.foundvllm.look_for_vllm", lambda _url: found)
     plans: list[Plan] = []
-    monkeypatch.setattr("aiaas.cli.gateway.run_gateway", lambda plan, *_: plans.append(plan))
+    monkeypatch.setattr("aiaas.cli.gateway.run_gateway", lambda plan, *_, **__: plans.append(plan))
     monkeypatch.setattr("aiaas.cli.quickstart._show_requests", lambda *_: None)
     terminal = Terminal(word, monkeypatch)
     arguments = ["quickstart", "--folder", str(tmp_path / "try")]
@@ -257,7 +258,7 @@ def test_yes_uses_it_and_a_pipe_does_not_ask(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("aiaas.cli.foundvllm.look_for_vllm", find)
     plans: list[Plan] = []
-    monkeypatch.setattr("aiaas.cli.gateway.run_gateway", lambda plan, *_: plans.append(plan))
+    monkeypatch.setattr("aiaas.cli.gateway.run_gateway", lambda plan, *_, **__: plans.append(plan))
     monkeypatch.setattr("aiaas.cli.quickstart._show_requests", lambda *_: None)
     assert run(["quickstart", "--folder", str(tmp_path / "a"), "--port", str(free_port(1, 2))]) == 0
     assert looked == []

@@ -275,7 +275,7 @@ def test_unset_variable_in_a_backend_address_is_reported(
 def test_unset_variable_in_a_collectors_address_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     """But where the operator says which pods are meant."""
     traced = SECRETS + "monitoring: {traces: {endpoint: 'http://${HOST}:4318'}}\n"
-    said = "warning: the variable in monitoring.traces.endpoint is not set here, so the NetworkPolicy may block"
+    said = "monitoring.traces.endpoint: the variable in monitoring.traces.endpoint is not set here"
     write(traced)
     assert said in rendered(capsys)[1]
     write(traced.replace("  image: r/aiaas:1\n", "  network_policy: {collector: {namespace: o}}\n  image: r/aiaas:1\n"))

@@ -42,8 +42,9 @@ def test_once_prints_a_screen_with_rates(fake: FakeAdmin, capsys: pytest.Capture
     assert "q quit" not in printed
 
 
-def test_once_without_a_gateway_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_without_a_gateway_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A script sees it by the exit code, a person by the line."""
+    monkeypatch.setenv("COLUMNS", "120")
     assert run(["top", "--once", f"http://127.0.0.1:{free_port()}"]) == 1
     printed = capsys.readouterr().out
     assert "connection refused; the admin endpoint is at monitoring.admin_port" in printed
@@ -71,7 +72,8 @@ class Terminal:
         self.fd, inner = pty.openpty()
         self.resize(columns, lines)
         command = [sys.executable, "-m", "aiaas", "top", url, "--interval", interval]
-        env = {**os.environ, "TERM": "xterm-256color"} | env
+        env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | env
+        env = {"TERM": "xterm-256color"} | env
         self.process = subprocess.Popen(
             command, stdin=inner, stdout=inner, stderr=inner, env=env, start_new_session=True
         )

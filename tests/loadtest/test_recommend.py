@@ -110,7 +110,7 @@ def sweep_with_cpu(cores: float, *, requests: float = 20, beyond: bool = True) -
             sweep_with_cpu(0.04, beyond=False),
             Pod(),
             "70",
-            "at the knee, users 16, one gateway used 0.04 cores, 8 % of the 500m that a pod requests, "
+            "at the highest level tried, users 16, one gateway used 0.04 cores, 8 % of the 500m that a pod requests, "
             "and no higher level was tried; leave this as it is",
             id="nothing limited",
         ),

@@ -2,7 +2,8 @@
 
 One shell runs them all, as a reader's terminal would, so that variables live on. A block marked "in another terminal"
 goes on beside it. Two things are not as at a reader's: `kubectl` is a stand-in that takes what it is given (there is no
-cluster), and the test command is left to the suite that runs anyway. Ports 8000, 8080 to 8082 and 9090 must be free.
+cluster), and the test command is left to the suite that runs anyway. Ports 8000, 8080 to 8082, 9090 and 9091 must be
+free.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.repository_rules import ROOT
 
 pytestmark = [pytest.mark.readme, pytest.mark.timeout(400)]
 
-PORTS = (8000, 8080, 8081, 8082, 9090)
+PORTS = (8000, 8080, 8081, 8082, 9090, 9091)
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[a-z ]+) -->\n *)?```bash\n(?P<text>.*?)\n *```", re.DOTALL)
 KUBECTL = """#!/bin/sh
 # Takes manifests; as of a cluster that has none of them, `diff` finds a difference.
@@ -170,5 +171,5 @@ def test_every_other_command_works_as_printed(terminal: Terminal) -> None:
 def test_the_readme_has_the_commands_that_this_runs() -> None:
     """A block that the pattern does not see would not be run."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(blocks()) == text.count("```bash") == 10
+    assert len(blocks()) == text.count("```bash") == 11
     assert sys.version_info >= (3, 11)
