@@ -13,7 +13,7 @@ import pytest
 from aiaas.cli.main import COMMANDS
 from aiaas.limits import headers as limit_headers
 from aiaas.proxy.telemetry.log import JsonLog
-from aiaas.proxy.telemetry.metrics import Metrics
+from aiaas.proxy.telemetry.metrics import LIMIT_OF, Metrics
 from aiaas.proxy.telemetry.record import Record
 from tests.repository_rules import ROOT, all_modules
 
@@ -110,7 +110,7 @@ def test_each_security_claim_names_a_test_that_is_there() -> None:
 
 def error_codes() -> set[str]:
     """The codes of all ApiErrors that the source makes, and those of the limits."""
-    found = {code for code, _ in vars(limit_headers)["_REFUSALS"].values()}
+    found = {code for code, _ in vars(limit_headers)["_REFUSALS"].values()} | set(LIMIT_OF)
     for module in all_modules():
         if module.path.startswith("aiaas/engines/"):  # vLLM's words, not ours
             continue

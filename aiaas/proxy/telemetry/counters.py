@@ -82,7 +82,7 @@ class Aborts:
 
 
 class ReloadCounters:
-    """ReloadCounters of the files that a gateway follows, and whether the last one succeeded."""
+    """Reloads of the files that a gateway follows, and whether the last one succeeded."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._reloads = Counter("aiaas_reloads", "Reloads by what and result", ["what", "result"], registry=registry)
