@@ -104,8 +104,7 @@ class FallbackStore:
         """The state of a key as far as this process knows it, and the limits that it counts against, which are this
         process's share while the store is away. None where nothing is known."""
         if not self.shared.up:
-            state = self._local.state_of(key)
-            return None if state is None else (state, share_of(limits, self.processes))
+            return self._local.seen(key, share_of(limits, self.processes), now)
         known = self.shared.last_known(key, keep=True)
         if known is None:
             return None

@@ -131,9 +131,10 @@ class MemoryStore:
             today = windows.day <= lease.admitted_wall < windows.day_end
             state.correct(difference, limits, windows if today else windows_at(lease.admitted_wall), windows)
 
-    def state_of(self, key: str) -> State | None:
-        """The state of a key; None where it is a fresh one."""
-        return self._states.get(key)
+    def seen(self, key: str, limits: Limits, _now: float) -> tuple[State, Limits] | None:
+        """The state of a key, and the limits that it counts against; None where it is a fresh one."""
+        state = self._states.get(key)
+        return None if state is None else (state, limits)
 
     def begin(self, key: str, state: State, user: str | None = None) -> None:
         """Replace the state of a key or of its user, except for the slots, and for the users of the key."""

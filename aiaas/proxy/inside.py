@@ -206,11 +206,7 @@ def _keys_near(
     """The keys that have used most of one of their limits."""
     moment, near = time.monotonic(), []
     for principal, limits in known:
-        if isinstance(store, MemoryStore):
-            state = store.state_of(principal.key_id)
-            seen = None if state is None else (state, limits)
-        else:
-            seen = store.seen(principal.key_id, limits, moment)
+        seen = store.seen(principal.key_id, limits, moment)
         found = None if seen is None else nearest(*seen, moment, now)
         if found is not None and found.part >= NEAR_FROM:
             near.append((found.part, NearView(principal.key_id, principal.name, *msgspec.structs.astuple(found))))
