@@ -18,6 +18,7 @@ from rich.console import Console
 
 from aiaas.cli.top import KEYS, coloured
 from aiaas.cli.topscreen import GatewayLook, screen
+from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.model import RequestView, Status
 from tests.browser import opened_browser
 from tests.fakes.admin import FakeAdmin
@@ -97,8 +98,9 @@ def draw_top(folder: Path) -> None:
 
 
 def _look_of(fake: FakeAdmin) -> GatewayLook:
-    live = msgspec.convert(fake.live, list[RequestView])
-    return GatewayLook("http://127.0.0.1:9091", msgspec.convert(fake.status, Status), tuple(live))
+    status = msgspec.convert(fake.status, Status)
+    status.attention = attention(status)
+    return GatewayLook("http://127.0.0.1:9091", status, tuple(msgspec.convert(fake.live, list[RequestView])))
 
 
 if __name__ == "__main__":

@@ -37,11 +37,9 @@ def status(
     import msgspec
 
     from aiaas.cli.statusview import status_screen
-    from aiaas.proxy.admin.attention import attention
     from aiaas.proxy.admin.model import Status
 
     found = ask_gateway(url, "/status", Status)
-    found.attention = attention(found)
     if output is Output.json:
         print_json(msgspec.to_builtins(found))
     else:

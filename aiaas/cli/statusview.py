@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from aiaas.cli.common import aligned
 from aiaas.cli.words import time_span
-from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.model import EndpointView, NearView, NoteView, Status
 
 _SHOWN_KEYS: Final = 10
@@ -14,11 +14,11 @@ _SHOWN_KEYS: Final = 10
 
 def status_screen(status: Status) -> str:
     """The state of a gateway in plain lines."""
-    blocks = ["\n".join(_head(status)), "\n".join(_table(_endpoint_rows(status)))]
+    blocks = ["\n".join(_head(status)), "\n".join(aligned(_endpoint_rows(status)))]
     if status.keys_near:
         blocks.append("\n".join(["Keys near a limit:", *map(_near, status.keys_near[:_SHOWN_KEYS])]))
-    notes = attention(status)
-    blocks.append("\n".join(["To do:", *map(_note, notes)]) if notes else "Nothing is down.")
+    faults = status.attention
+    blocks.append("\n".join(["To do:", *map(_note, faults)]) if faults else "Nothing is down.")
     return "\n\n".join(blocks)
 
 
@@ -77,10 +77,3 @@ def _models(endpoint: EndpointView) -> str:
 def _near(near: NearView) -> str:
     again = "" if near.resets_in is None else f", whole again in {time_span(near.resets_in)}"
     return f"- {near.user} ({near.key_id}): {near.used} of {near.of} {near.limit}{again}"
-
-
-def _table(rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    lines = list(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from aiaas.cli.askadmin import ADMIN_ADDRESS
+from aiaas.cli.askadmin import ADMIN_ADDRESS, ask_admin
 from aiaas.cli.common import console, new_app, read_duration
-from aiaas.errors import UsageError
+from aiaas.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,6 +29,7 @@ app = new_app()
 
 SHORTEST: Final = 0.5  # seconds between two looks
 RATES_OVER: Final = 10.0  # seconds
+MOST_LIVE: Final = 2000  # rows of requests under way: 2 MB
 PLAIN_SIZE: Final = (120, 60)  # columns and lines without a terminal
 KEYS: Final = "q quit, s sort, p pause"
 # Colours on a terminal; the words say the same without them.
@@ -104,9 +105,20 @@ async def _print_once(clients: list[HttpClient], interval: float) -> None:
 
 
 async def _look(clients: list[HttpClient]) -> list[GatewayLook]:
-    from aiaas.cli.adminlook import look_at
-
     return list(await asyncio.gather(*map(look_at, clients)))
+
+
+async def look_at(client: HttpClient) -> GatewayLook:
+    """The gateway now, or why it cannot be seen."""
+    from aiaas.cli.topscreen import GatewayLook
+    from aiaas.proxy.admin.model import Requests, Status
+
+    try:
+        status = await ask_admin(client, "/status", Status)
+        requests = await ask_admin(client, f"/requests?live=1&limit={MOST_LIVE}", Requests)
+    except EnvironmentFault as fault:
+        return GatewayLook(client.target.url, error=fault.message)
+    return GatewayLook(client.target.url, status, tuple(requests.live))
 
 
 class _Watch:

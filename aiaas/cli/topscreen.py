@@ -17,7 +17,6 @@ from typing import Final
 
 from rich.cells import cell_len, set_cell_size
 
-from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.figures import quantile
 from aiaas.proxy.admin.model import BackendView, EndpointView, NearView, RequestView, Status
 
@@ -95,7 +94,7 @@ def _notes(now: _Looks, most: int) -> list[str]:
     """The faults, each once; with the gateways that have it, where there are several."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for look in now:
-        for note in [] if look.status is None else attention(look.status):
+        for note in [] if look.status is None else look.status.attention:
             found[_plain(note.text)].append(_plain(look.url))
     lines = [f"! {text}" + (f" [{', '.join(urls)}]" if len(now) > 1 else "") for text, urls in found.items()]
     return lines if len(lines) <= most else [*lines[: most - 1], f"! {len(lines) - most + 1} more faults: aiaas status"]

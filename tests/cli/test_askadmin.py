@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 
-from aiaas.cli.askadmin import ask_gateway
+from aiaas.cli.askadmin import ask_admin, ask_gateway
+from aiaas.clients.check import connected
 from aiaas.errors import EnvironmentFault
-from aiaas.proxy.admin.model import Requests
+from aiaas.httpclient.target import parse_target
+from aiaas.proxy.admin.model import Requests, Status
+from tests.fakes.admin import FakeAdmin
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,13 @@ async def test_other_answers_are_one_line(answer: bytes, said: str) -> None:
     assert raised.value.message.startswith(url)
     assert said in raised.value.message
     assert "\n" not in raised.value.message
+
+
+async def test_port_of_another_program_is_named() -> None:
+    """The metrics port, an older version, another program: the error says where to look."""
+    with FakeAdmin() as fake:
+        async with connected(parse_target(fake.url)) as client:
+            with pytest.raises(EnvironmentFault, match=r"answers 404: .*unknown path"):
+                await ask_admin(client, "/nowhere", Status)
+            with pytest.raises(EnvironmentFault, match=r"this version.*monitoring\.admin_port"):
+                await ask_admin(client, "/", Status)

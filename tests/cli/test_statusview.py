@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from aiaas.cli.statusview import status_screen
+from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.model import (
     CertificateView,
     ConfigView,
@@ -24,7 +25,9 @@ NOW = 1_000_000.0
 
 def gateway(**facts: Any) -> Status:
     """A gateway that is well, but for these facts."""
-    return status(**{"now": NOW, "started": NOW - 12_000, "backends": [backend(UP)], **facts})
+    found = status(**{"now": NOW, "started": NOW - 12_000, "backends": [backend(UP)], **facts})
+    found.attention = attention(found)
+    return found
 
 
 def test_healthy_gateway_has_no_fault() -> None:

@@ -18,7 +18,9 @@ from struct import pack
 import pytest
 
 from aiaas.cli.main import run
-from aiaas.cli.top import coloured
+from aiaas.cli.top import coloured, look_at
+from aiaas.clients.check import connected
+from aiaas.httpclient.target import parse_target
 from tests.fakes.admin import FakeAdmin
 from tests.ports import free_port
 
@@ -30,6 +32,32 @@ def fake() -> Iterator[FakeAdmin]:
     """An admin endpoint of a busy gateway, each answer 2 s after the last one."""
     with FakeAdmin(moving=True) as running:
         yield running
+
+
+async def test_look_has_status_and_live_requests(fake: FakeAdmin) -> None:
+    """All requests under way, since keys are summed over them."""
+    async with connected(parse_target(fake.url)) as client:
+        look = await look_at(client)
+    assert look.error == ""
+    assert look.status is not None
+    assert look.status.requests.in_flight == len(look.live) == 500
+
+
+async def test_gateway_of_another_version_is_an_error_of_the_look() -> None:
+    """It says where to look."""
+    with FakeAdmin() as fake:
+        async with connected(parse_target(fake.url)) as client:
+            fake.status = {"version": "9"}
+            assert "monitoring.admin_port" in (await look_at(client)).error
+
+
+async def test_gateway_that_is_gone_is_an_error_of_the_look(fake: FakeAdmin) -> None:
+    """The others are shown all the same."""
+    fake.stop()
+    async with connected(parse_target(fake.url)) as client:
+        look = await look_at(client)
+    assert look.status is None
+    assert look.error.startswith("connection refused; ")
 
 
 def test_once_prints_a_screen_with_rates(fake: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:

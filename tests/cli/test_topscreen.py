@@ -9,6 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from aiaas.cli.topscreen import GatewayLook, rate, screen, short_span
+from aiaas.proxy.admin.attention import attention
 from aiaas.proxy.admin.model import RequestView, Status
 from tests.fakes.admin import NOW, busy_requests, busy_status, endpoint, near, queued_request, request
 
@@ -18,6 +19,7 @@ Json = dict[str, Any]
 def look(status: Json | None = None, live: list[Json] | None = None, url: str = "http://a:9091") -> GatewayLook:
     """A look at a gateway that answers with this JSON."""
     found = msgspec.convert(busy_status() if status is None else status, Status)
+    found.attention = attention(found)
     return GatewayLook(url, found, tuple(msgspec.convert(busy_requests() if live is None else live, list[RequestView])))
 
 
