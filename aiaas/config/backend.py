@@ -197,6 +197,16 @@ class Backend(Section):
     client, and only if vLLM cannot have run the request, so that an answer is not generated twice. A request that was
     lost because the engine died or the connection closed is retried at most once. 0 turns retries off."""
 
+    resume: Literal["off", "exact", "near"] = "off"
+    """Whether a stream goes on at another endpoint when its own dies in the middle of an answer (docs/resume.md).
+    `exact` goes on where the whole answer is the one that the client would have got, or is drawn as it would have been;
+    `near` also where it only goes on sensibly: with another seed, with penalties that forget the first part. What
+    cannot go on ends with an error event, as with `off`. It needs two endpoints that serve the same weights."""
+
+    resume_wait: PositiveDuration = 10.0
+    """How long a stream that broke off may wait for a slot at another endpoint. An answer that has to be generated
+    again from its beginning (docs/resume.md) goes on only if what the client has took less than this to generate."""
+
     api_key_env: EnvName | None = None
     """The environment variable that holds vLLM's own `--api-key`, which aiaas sends upstream; it never sends the
     client's key there. null sends no key."""

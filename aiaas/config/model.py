@@ -109,6 +109,10 @@ class Server(Section):
     """Write a comment into a stream after this much silence, so that proxies in between keep the connection. 0 turns
     the heartbeat off. The default is a quarter of 60 s, the usual idle timeout of ingresses and load balancers."""
 
+    resume_memory: Size = 64 * 1024**2
+    """The memory for the text of open streams of backends with `resume`, compressed; some 33 KiB for 4,000 tokens. A
+    stream for which there is no room ends with an error event if its endpoint dies. Each worker has this much."""
+
     drain_timeout: Duration = 300.0
     """How long requests in flight may go on at shutdown; then open streams end with an error event."""
 

@@ -85,6 +85,8 @@ RELOADS: Final = frozenset(
         "backends.*.total_timeout",
         "backends.*.connect_timeout",
         "backends.*.max_retries",
+        "backends.*.resume",
+        "backends.*.resume_wait",
         "backends.*.api_key_env",
         "backends.*.isolate_cache",
         "backends.*.isolate_cache_secret_env",

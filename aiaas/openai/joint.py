@@ -25,15 +25,15 @@ class DiffersError(Exception):
 class Joint:
     """The rest of one answer.
 
-    prompt  LLM tokens of the client's own messages; None if nobody counted them
-    begun   whether text of the rest has come
+    delivered  LLM tokens of the text that the second engine reads as a part of its prompt
+    begun      whether text of the rest has come
     """
 
-    def __init__(self, cut: ChatCut, rest: Continuation, prompt: int | None) -> None:
+    def __init__(self, cut: ChatCut, rest: Continuation, delivered: int) -> None:
         self._frame = cut.frame
         self._overlap = rest.overlap
         self._blanks = rest.blanks
-        self._prompt = prompt
+        self._delivered = delivered
         self.begun = False
 
     def event(self, event: bytes) -> bytes:
@@ -77,11 +77,13 @@ class Joint:
     def _usage(self, read: ChatEvent, data: bytes) -> bytes:
         """The usage of the whole answer: the second engine took a part of the output for its prompt."""
         usage = read.usage
-        total = usage.get("total_tokens") if usage is not None else None
-        if usage is None or self._prompt is None or not isinstance(total, int) or total < self._prompt:
+        if usage is None or not self._delivered:
             return data
-        whole = usage | {"prompt_tokens": self._prompt, "completion_tokens": total - self._prompt}
-        return set_field(data, "usage", msgspec.json.encode(whole))
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not isinstance(prompt, int) or not isinstance(completion, int) or prompt < self._delivered:
+            raise DiffersError("a usage that cannot be read")
+        counts = {"prompt_tokens": prompt - self._delivered, "completion_tokens": completion + self._delivered}
+        return set_field(data, "usage", msgspec.json.encode(usage | counts))
 
 
 def _replaced(data: bytes, text: str, left: str) -> bytes:

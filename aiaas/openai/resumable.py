@@ -56,6 +56,8 @@ _FREE: Final = frozenset(
         "verbosity", "prompt_cache_retention", "logprobs", "top_logprobs",
     )
 )  # fmt: skip
+# Fields of a chat that change its prompt, and that `/tokenize` knows as well (vLLM 0.32's TokenizeChatRequest).
+_SHAPES_PROMPT: Final = ("tools", "chat_template", "chat_template_kwargs", "mm_processor_kwargs")
 # Harmless with one of these values; null always is.
 _ONLY: Final[Mapping[str, Callable[[Any], bool]]] = {
     "n": lambda value: value == 1,
@@ -116,6 +118,20 @@ def with_bounds(body: bytes, delivered: int) -> bytes:
     if isinstance(least, int) and least:
         values["min_tokens"] = b"%d" % max(0, least - delivered)
     return set_fields(body, values)
+
+
+def counting(body: bytes, rest: bytes, model: str) -> tuple[bytes, bytes] | None:
+    """The two requests to vLLM's `/tokenize` whose counts differ by the tokens of the delivered text: the prompt of
+    `body`, and that of `rest`, its continuation. None where `rest` does not continue a text."""
+    fields = dict(top_level(rest))
+    if "continue_final_message" not in fields:
+        return None
+    whole: dict[str, msgspec.Raw] = {name: fields[name] for name in _SHAPES_PROMPT if name in fields}
+    whole |= {"model": msgspec.Raw(msgspec.json.encode(model)), "messages": dict(top_level(body))["messages"]}
+    open_ended = whole | {
+        name: fields[name] for name in ("messages", "continue_final_message", "add_generation_prompt")
+    }
+    return msgspec.json.encode(whole), msgspec.json.encode(open_ended)
 
 
 def _fields(body: bytes) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from aiaas.keys.model import PriorityClass
 from aiaas.limits.model import Limits
 from aiaas.limits.redis_url import RedisUrl
 from aiaas.openai.engine_fields import FieldRule
+from aiaas.openai.resumable import ResumeMode
 
 TRACES_PATH: Final = "/v1/traces"  # of a collector, for OTLP's spans
 SHUTDOWN_OPTION: Final = "--shutdown-timeout"  # of vLLM: seconds to drain after SIGTERM
@@ -46,6 +47,7 @@ class ServerPlan:
     body_total_timeout: float
     min_body_rate: int  # bytes a second; 0 is unbounded
     heartbeat: float  # 0 is off
+    resume_memory: int
     drain_timeout: float
     trusted_proxies: tuple[str, ...]  # CIDRs
     cors_allow_origins: tuple[str, ...] | None
@@ -152,6 +154,8 @@ class BackendPlan:
     isolate_cache: bool = False
     cache_secret: bytes | None = field(default=None, repr=False)  # of the `cache_salt`, where the cache is isolated
     scheduling: Literal["fcfs", "priority"] = "fcfs"
+    resume: ResumeMode = "off"
+    resume_wait: float = 10.0
     forward_headers: tuple[str, ...] = ()  # lower case, in addition to the fixed headers of `admission.py`
 
     @property

@@ -338,6 +338,7 @@ class Gateway:
         self.metrics.follow(plan)
 
     def _activate(self, plan: Plan) -> Active:
+        self.fleet.kept.limit = plan.server.resume_memory
         backends = self.fleet.follow(plan.backends)
         origins = plan.server.cors_allow_origins
         cors = self.incidents.cors = None if origins is None else Cors(origins)

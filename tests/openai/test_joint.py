@@ -38,8 +38,8 @@ def cut_of(content: str, **fields: Any) -> ChatCut:
     return ChatCut((FRAME % 1).encode(), content=content, events=9, **fields)
 
 
-def joined(cut: ChatCut, rest: Continuation, events: list[bytes], prompt: int | None = 10) -> bytes:
-    joint = Joint(cut, rest, prompt)
+def joined(cut: ChatCut, rest: Continuation, events: list[bytes], delivered: int = 0) -> bytes:
+    joint = Joint(cut, rest, delivered)
     return b"".join(joint.event(each) for each in events)
 
 
@@ -74,7 +74,7 @@ def test_usage_is_that_of_the_whole_answer() -> None:
     """The second engine counts the delivered text among its prompt; the sum of both stays the same."""
     cut = cut_of("so far")
     rest = continuation(request(), cut, "exact")
-    shown = joined(cut, rest, [usage_event(12, 3, created=2)], prompt=10)
+    shown = joined(cut, rest, [usage_event(12, 3, created=2)], delivered=2)
     assert shown == usage_event(10, 5)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from aiaas.proxy.telemetry.record import Phase, Record
+from aiaas.proxy.telemetry.record import Phase, Record, Resumption
 
 What = Literal["config", "keys", "tls"]
 # The phases in which the engine works for a request.
@@ -23,6 +23,9 @@ WORKING: Final = ("waiting", "streaming")
 CLIENTS_DOING: Final = frozenset({"client_left", "client_too_slow"})
 # The error codes of an answer that the backend broke off, or no longer sent.
 BACKENDS: Final = frozenset({"upstream_error", "upstream_timeout"})
+
+RESUME_OUTCOMES: Final = ("resumed", "finished", "not_resumable", "nobody", "differs", "died_again")
+RESUME_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30)
 
 
 class Availability:
@@ -79,6 +82,34 @@ class Aborts:
         if record.phase in WORKING and record.input_tokens is not None:
             self._tokens.labels(record.phase, "input").inc(record.input_tokens)
             self._tokens.labels(record.phase, "output").inc(record.output_tokens or 0)
+
+
+class Resumes:
+    """Streams that broke off although their backend has `resume`, by what became of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._streams = Counter(
+            "aiaas_streams_resumed", "Streams that broke off, by outcome", ["model", "outcome"], registry=registry
+        )
+        self._gaps = Histogram(
+            "aiaas_resume_gap_seconds",
+            "From the last event before a stream broke off to the first one of its rest",
+            ["model"],
+            registry=registry,
+            buckets=RESUME_BUCKETS,
+        )
+
+    def begin(self, model: str) -> None:
+        """Begin the series of a model of a backend with `resume` at 0."""
+        for outcome in RESUME_OUTCOMES:
+            self._streams.labels(model, outcome)
+
+    def count(self, model: str, resumption: Resumption) -> None:
+        """Count such a stream; one whose client left in the meantime is an abort only."""
+        if resumption.outcome:
+            self._streams.labels(model, resumption.outcome).inc()
+        if resumption.gap is not None:
+            self._gaps.labels(model).observe(resumption.gap)
 
 
 class ReloadCounters:

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from aiaas.proxy.telemetry.record import Record
+from aiaas.proxy.telemetry.record import Record, Resumption
 
 FLUSH_INTERVAL = 0.1
 BACKLOG_LIMIT = 16 * 1024 * 1024
@@ -75,6 +75,13 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     ended_by: str
     client_address: str
     trace_id: str | msgspec.UnsetType
+    # Of a stream that broke off although its backend has `resume`:
+    resumed: int | msgspec.UnsetType = msgspec.UNSET
+    resume_outcome: str | msgspec.UnsetType = msgspec.UNSET
+    resume_way: str | msgspec.UnsetType = msgspec.UNSET
+    resume_reason: str | msgspec.UnsetType = msgspec.UNSET
+    resume_gap_seconds: float | msgspec.UnsetType = msgspec.UNSET
+    first_upstream: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class JsonLog:
@@ -110,38 +117,37 @@ class JsonLog:
         if self.threshold > 20:
             return
         rejection = record.rejection
-        self._append(
-            _Line(
-                self._time(),
-                "info",
-                event,
-                record.request_id,
-                record.user,
-                record.key_id if rejection is None else rejection.key_id,
-                record.model,
-                record.backend,
-                record.upstream,
-                record.path,
-                record.status,
-                record.error_code,
-                None if rejection is None else rejection.reason,
-                record.priority_class,
-                record.stream,
-                record.input_tokens,
-                record.output_tokens,
-                record.cached_tokens,
-                _microseconds(duration),
-                None if record.ttft is None else _microseconds(record.ttft),
-                _microseconds(record.queue_seconds) if record.queue_seconds else 0.0,
-                record.retries,
-                record.session_turn,
-                record.request_bytes,
-                record.sent,
-                record.ended_by,
-                record.client_address,
-                msgspec.UNSET if record.trace is None else record.trace.trace_id,
-            )
+        line = _Line(
+            self._time(),
+            "info",
+            event,
+            record.request_id,
+            record.user,
+            record.key_id if rejection is None else rejection.key_id,
+            record.model,
+            record.backend,
+            record.upstream,
+            record.path,
+            record.status,
+            record.error_code,
+            None if rejection is None else rejection.reason,
+            record.priority_class,
+            record.stream,
+            record.input_tokens,
+            record.output_tokens,
+            record.cached_tokens,
+            _microseconds(duration),
+            None if record.ttft is None else _microseconds(record.ttft),
+            _microseconds(record.queue_seconds) if record.queue_seconds else 0.0,
+            record.retries,
+            record.session_turn,
+            record.request_bytes,
+            record.sent,
+            record.ended_by,
+            record.client_address,
+            msgspec.UNSET if record.trace is None else record.trace.trace_id,
         )
+        self._append(line if record.resumption is None else _with_resumption(line, record.resumption))
 
     def _time(self) -> str:
         wall = self._wall()
@@ -288,6 +294,19 @@ class LibraryLog(logging.Handler):
         level = "error" if record.levelno >= logging.ERROR else "warning"
         shown = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else None
         self._log.event(level, "library", logger=record.name, message=record.getMessage(), traceback=shown)
+
+
+def _with_resumption(line: _Line, resumption: Resumption) -> _Line:
+    gap = resumption.gap
+    return msgspec.structs.replace(
+        line,
+        resumed=int(resumption.outcome == "resumed"),
+        resume_outcome=resumption.outcome or "client_left",
+        resume_way=resumption.way or msgspec.UNSET,
+        resume_reason=resumption.reason or msgspec.UNSET,
+        resume_gap_seconds=msgspec.UNSET if gap is None else _microseconds(gap),
+        first_upstream=resumption.first,
+    )
 
 
 def _microseconds(seconds: float) -> float:

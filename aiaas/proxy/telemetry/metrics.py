@@ -30,6 +30,7 @@ from aiaas.proxy.telemetry.counters import (
     CertificateDates,
     Process,
     ReloadCounters,
+    Resumes,
     What,
 )
 from aiaas.proxy.telemetry.histogram import Tallies
@@ -46,7 +47,7 @@ QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300
 GAP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 # The reasons of a further attempt (`upstream/attempt.py`), and of a connection turned away (`client/incidents.py`).
-RETRY_REASONS = ("connect", "stale", "busy", "balancer", "engine", "lacks_path")
+RETRY_REASONS = ("connect", "stale", "busy", "balancer", "engine", "lacks_path", "lost")
 TURNED_AWAY_REASONS = ("evicted", "address", "full", "descriptors")
 # Models whose series begin at 0 with the Plan that names them; further models' begin with their first request.
 MODELS_AT_ZERO = 100
@@ -208,6 +209,7 @@ class Metrics:
         self._queued = Gauge("aiaas_requests_queued", "Requests that wait for an endpoint", registry=registry)
         self._refused = Counter("aiaas_refused", "Requests refused by a limit", ["limit"], registry=registry)
         self._retries = Counter("aiaas_retries", "Retries by reason", ["reason"], registry=registry)
+        self.resumes = Resumes(registry)
         self._aborts = Aborts(registry)
         self._availability = Availability(registry)
         self._endpoints = _EndpointGauges(registry)

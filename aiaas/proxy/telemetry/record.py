@@ -56,6 +56,25 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     seconds: float
 
 
+class Resumption(msgspec.Struct, gc=False):
+    """A stream that broke off in the middle, and what became of it.
+
+    first    the endpoint that died
+    way      how it went on (`resume.py`); empty where it could not
+    outcome  the metrics' word; empty while it is open, or where its client left
+    reason   why not, in words
+    gap      seconds without an event, None where it did not go on
+    counted  whether the second endpoint counted the delivered tokens (by `/tokenize`)
+    """
+
+    first: str
+    way: str = ""
+    outcome: str = ""
+    reason: str = ""
+    gap: float | None = None
+    counted: bool = True
+
+
 @dataclass(slots=True)
 class Record:
     """One request. Times are monotonic seconds (`started`) or durations; tokens are LLM tokens.
@@ -85,6 +104,7 @@ class Record:
     overhead     seconds from the request's arrival to its first sending, less the waits for its body and in the queue;
                  None if it was never sent
     attempts     those without a whole answer, None where there were none
+    resumption   of a stream that broke off although its backend has `resume`, None of any other
     on_first_text  called once with the first text of a stream, where it matters that the prompt has been read
 
     While it is answered (`relay.py`, `usage_tap.py`):
@@ -133,6 +153,7 @@ class Record:
     session_turn: str | None = None
     overhead: float | None = None
     attempts: list[Attempt] | None = None
+    resumption: Resumption | None = None
     on_first_text: Callable[[], None] | None = None
     status: int = 0
     streamed: bool = False

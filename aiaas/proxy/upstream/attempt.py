@@ -29,6 +29,7 @@ class End(Enum):
     REFUSED = "refused"  # the backend answered with an error, which is held
     FAILED = "failed"  # nothing usable came, nothing was sent
     BROKEN = "broken"  # something was sent, and the rest will not come
+    CUT = "cut"  # the same, and nobody has told the client: another endpoint may go on with it (`resume.py`)
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -61,6 +62,7 @@ WHY_SAFE: Final[Mapping[str, str]] = MappingProxyType(
         "busy": "the engine refused the request and did not run it",
         LACKS_PATH: "the engine does not have the path, so it did not run the request",
         "balancer": "a load balancer had no backend for the request, so it was not run",
+        "lost": "no event of the answer had come, and the backend's `resume` allows one more attempt",
         "engine": "the engine died or drained before the client had a byte of an answer",
     }
 )

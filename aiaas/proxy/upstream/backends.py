@@ -31,6 +31,7 @@ from aiaas.proxy.upstream.choose import choose
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.endpoint import EndpointState, HealthListener
 from aiaas.proxy.upstream.fair_share import FairShare
+from aiaas.proxy.upstream.kept import KeptMemory
 from aiaas.proxy.upstream.sessions import Sessions
 from aiaas.proxy.upstream.wait_estimate import GrantRates
 from aiaas.proxy.upstream.waiter import Grant, Waiter
@@ -45,6 +46,9 @@ class BackendState:
     fair       who waits, and what each key has been served
     rates      how often those that wait get a slot
     sessions   where each session's prompts are cached, for `balance: auto`
+    kept       the memory for the text of open streams, of all backends with `resume`
+    resuming   streams that broke off and wait for another endpoint: they are served before `fair`
+    no_resume_until  the loop's time: the breaker of resumes (`resume.py`)
     turn       counts requests, for round robin and for spreading ties
     mixed      paths that some of its endpoints lack and others may have
     changed    set when endpoints have joined; `probe_forever` clears it
@@ -57,10 +61,13 @@ class BackendState:
         "changed",
         "endpoints",
         "fair",
+        "kept",
         "listener",
         "mixed",
+        "no_resume_until",
         "plan",
         "rates",
+        "resuming",
         "retired",
         "sessions",
         "turn",
@@ -72,12 +79,16 @@ class BackendState:
         listener: HealthListener,
         tls: ClientTls | None = None,
         unclaimed: Callable[[str], EndpointState | None] = lambda _url: None,
+        kept: KeptMemory | None = None,
     ) -> None:
         self.plan = plan
         self.listener = listener
         self.retired = False
         self.changed = asyncio.Event()
         self.turn = 0
+        self.kept = kept or KeptMemory(0)
+        self.resuming: list[Waiter] = []
+        self.no_resume_until = -math.inf
         self.endpoints: tuple[EndpointState, ...] = ()
         self.mixed: frozenset[str] = frozenset()
         self._leaving: list[EndpointState] = []
@@ -310,6 +321,8 @@ class BackendState:
     def hand_over(self) -> None:
         """Give free slots to the requests that are next. If no endpoint is up, end all waits here."""
         fair = self.fair
+        for stream in self.resuming:
+            self.serve_resumed(stream)
         while (waiter := fair.head()) is not None:
             if waiter.granted.done():  # it has its answer, or was cancelled, and is about to leave
                 self._remove(waiter)
@@ -332,6 +345,19 @@ class BackendState:
                 waiter.places -= 1
             if chosen is not None or not waiter.places:
                 waiter.granted.set_result(chosen)
+
+    def serve_resumed(self, waiter: Waiter) -> None:
+        """Give a stream that broke off a slot of an endpoint that it has not tried; None if no such one is up."""
+        if waiter.granted.done():
+            return
+        others = [e for e in self.able(waiter.path) if e.up and e not in waiter.tried]
+        free = [endpoint for endpoint in others if endpoint.is_free()]
+        if free:
+            chosen, asked = min(free, key=lambda endpoint: endpoint.pool.inflight), waiter.demand
+            waiter.grant = self.begin(chosen, asked.key, asked.input_tokens, asked.bound, asked.weight)
+            waiter.granted.set_result(chosen)
+        elif not others:
+            waiter.granted.set_result(None)
 
     def close(self) -> None:
         """Drop idle connections; requests in flight go on."""

@@ -174,7 +174,7 @@ class EndpointState:
         """An exchange has ended: give its slot to the next waiting request."""
         self.pool.inflight -= 1
         for backend in self.users:
-            if backend.fair.length:
+            if backend.fair.length or backend.resuming:
                 backend.hand_over()
 
     def leave(self, backend: BackendState) -> None:
@@ -231,5 +231,5 @@ class EndpointState:
     def hand_over(self) -> None:
         """Give room that has come free to the requests that are next."""
         for backend in self.users:
-            if backend.fair.length:
+            if backend.fair.length or backend.resuming:
                 backend.hand_over()

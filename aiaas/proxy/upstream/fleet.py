@@ -19,15 +19,18 @@ from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.kept import KeptMemory
 
 
 class Fleet:
-    """`backends` are those of the Plan in force, by name. `tls` is for all https endpoints, of every Plan."""
+    """`backends` are those of the Plan in force, by name. `tls` is for all https endpoints, of every Plan; `kept`
+    for the text of open streams, with the Plan's `resume_memory`."""
 
     def __init__(self, log: JsonLog, metrics: Metrics, tls: ClientTls) -> None:
         self._log = log
         self._metrics = metrics
         self._tls = tls
+        self.kept = KeptMemory(0)
         self._retired: list[BackendState] = []
         self.backends: Mapping[str, BackendState] = {}
 
@@ -68,7 +71,7 @@ class Fleet:
             backend.close()
 
     def _begin(self, plan: BackendPlan) -> BackendState:
-        return BackendState(plan, self._turned, self._tls, self._unclaimed)
+        return BackendState(plan, self._turned, self._tls, self._unclaimed, self.kept)
 
     def _unclaimed(self, url: str) -> EndpointState | None:
         found = (backend.parted(url) for backend in (*self._retired, *self.backends.values()))

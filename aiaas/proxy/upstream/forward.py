@@ -9,6 +9,7 @@ A request is retried in these cases, and only while the client has not received 
     503 that is not vLLM's own               a balancer has no backend for it     once
     a 500 of a dying or draining engine      not run, or lost                     once
     an error event as a stream's first       the engine died before a token       once
+    a stream is lost before its first event  only with `resume` (`resume.py`)     once
 
 "Once" is one further attempt for all of these reasons together, however many others lie between: the request itself
 may be what closes connections and kills engines. `max_retries: 0` allows not even that one. A new connection that
@@ -49,9 +50,11 @@ from aiaas.proxy.upstream.attempt import LACKS_PATH, WHOLE, Again, End, Outcome,
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.kept_relay import KeptRelay
 from aiaas.proxy.upstream.lacking import engine_lacks, try_again
 from aiaas.proxy.upstream.refusals import NO_SDK_RETRY, NO_SDK_RETRY_HEADER, error_from_between, failure_error
 from aiaas.proxy.upstream.relay import Relay
+from aiaas.proxy.upstream.resume import go_on, open_breaker
 from aiaas.proxy.upstream.send_form import send_form
 from aiaas.proxy.upstream.slots import take, wait_for_slot, with_position
 
@@ -108,8 +111,10 @@ async def forward(
             endpoint.report_success(probe=False)
             record.ended_by = "upstream"
             return not ticket.close
-        again = try_again(outcome, endpoint, backends, record.path)
+        again = try_again(outcome, endpoint, backends, record.path) or _lost(outcome, ticket, backend, once_spent, now)
         _report(record, endpoint, outcome, again, client.loop.time() - now)
+        if outcome.end is End.CUT:
+            return await _gone_on(ticket, target, backend, endpoint, client, metrics)
         if again is not None and ticket.can_repeat:
             tried.append(endpoint)
             left = record.retries < target.backend.max_retries and not (again.once and once_spent)
@@ -120,6 +125,35 @@ async def forward(
                 await asyncio.sleep(pause)
                 continue
         return _conclude(outcome, again, client, ticket)
+
+
+async def _gone_on(
+    ticket: Ticket,
+    target: RouteTarget,
+    backend: BackendState,
+    dead: EndpointState,
+    client: ClientConnection,
+    metrics: Metrics,
+) -> bool:
+    """A stream broke off, and nobody has told the client: end it, at another endpoint if that is possible."""
+    began = client.loop.time()
+    outcome, last = await go_on(ticket, target, backend, dead, client, metrics)
+    if last is not dead and outcome is not WHOLE:
+        _report(ticket.record, last, outcome, None, client.loop.time() - began)
+    return _conclude(outcome, None, client, ticket)
+
+
+def _lost(outcome: Outcome, ticket: Ticket, backend: BackendState, spent: bool, now: float) -> Again | None:
+    """A stream of a backend with `resume` that was lost before its first event. The second such loss of one request
+    opens the breaker: it may be what kills."""
+    failure, plan = outcome.failure, backend.plan
+    if plan.resume == "off" or not ticket.record.stream or outcome.end is not End.FAILED or failure is None:
+        return None
+    if failure.kind is not FailureKind.RESET or now < backend.no_resume_until:
+        return None
+    if spent:
+        open_breaker(backend, now)
+    return Again("lost", once=True)
 
 
 def _somewhere_up(backends: Sequence[tuple[RouteTarget, BackendState]]) -> bool:
@@ -172,7 +206,11 @@ async def _attempt(
     gaps = metrics.timings.gaps
     if ticket.upload is not None:
         return await send_form(ticket, ticket.upload, target, endpoint, client, connection, gaps)
-    relay = Relay(client, connection, ticket, target.backend, gaps, pool.fingerprints)
+    relay: Relay
+    if record.stream and backend.plan.resume != "off":
+        relay = KeptRelay(client, connection, ticket, target.backend, gaps, pool.fingerprints, backend.kept)
+    else:
+        relay = Relay(client, connection, ticket, target.backend, gaps, pool.fingerprints)
     endpoint.streams.add(relay)
     try:
         relay.begin(*ticket.upstream_request(endpoint.plan, target, endpoint.listed))

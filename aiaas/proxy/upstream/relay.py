@@ -251,6 +251,10 @@ class Relay(Pause):
             data = self._whole_events(data)
             if not data:
                 return
+        self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        """Whole events."""
         tap = self._stream_tap
         data = tap.read(data)
         if tap.failed_first and not self.committed:

@@ -36,7 +36,7 @@ def take(
     chosen: tuple[RouteTarget, BackendState, EndpointState, bool] | None = None
     tokens = _prompt(ticket)
     for target, backend in backends:
-        if backend.fair.length:
+        if backend.fair.length or backend.resuming:
             continue  # a short prompt would overtake a long one that waits
         path = ticket.record.path if backend.mixed else ""
         endpoint, reserved = backend.pick(tried, ticket.visit, tokens, path), False
@@ -197,6 +197,40 @@ def _refuse_hopeless(expected: Prediction, max_wait: float) -> None:
     if expected.own and expected.seconds > HOPELESS * max_wait:
         message = f"Requests of this key would wait for about {math.ceil(expected.seconds)} s; try again later."
         raise overloaded(message, expected)
+
+
+async def slot_to_resume(
+    backend: BackendState, tried: Sequence[EndpointState], ticket: Ticket, until: float
+) -> tuple[EndpointState, Grant | None] | None:
+    """A slot of an endpoint that was not tried, for a stream that broke off; None if there is none by `until`, the
+    loop's time, or no such endpoint is up. It comes before all requests that wait: its client has begun to read."""
+    loop = asyncio.get_running_loop()
+    demand = Demand(_share_key(ticket), _prompt(ticket), _bound(ticket), CLASS_WEIGHTS[ticket.priority_class])
+    waiter = Waiter(demand, tried, None, loop.create_future(), ticket.record.path)
+    backend.catch_up()
+    backend.serve_resumed(waiter)
+    backend.resuming.append(waiter)
+    timer = loop.call_at(until, waiter.expire)
+    try:
+        endpoint = await waiter.granted
+    except asyncio.CancelledError:
+        granted = waiter.granted
+        endpoint = granted.result() if granted.done() and not granted.cancelled() else None
+        if endpoint is not None:  # in the moment in which the client left
+            if waiter.grant is not None:
+                waiter.grant.settle(0, None)
+            endpoint.give_back()
+        raise
+    finally:
+        timer.cancel()
+        backend.resuming.remove(waiter)
+        if backend.fair.length:
+            backend.hand_over()
+    if endpoint is None:
+        return None
+    if waiter.grant is not None:
+        waiter.grant.start_timer(loop.time())
+    return endpoint, waiter.grant
 
 
 def with_position(ticket: Ticket) -> Ticket:
