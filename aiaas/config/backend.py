@@ -11,7 +11,18 @@ from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.kubernetes import EnginePod
 from aiaas.config.names import DnsLabel, Labels
 from aiaas.config.section import Section
-from aiaas.config.values import AtLeast0, AtLeast1, AutoOrAtLeast1, Count, EnvName, Flag, Port, PositiveDuration, Text
+from aiaas.config.values import (
+    AtLeast0,
+    AtLeast1,
+    AutoOrAtLeast1,
+    Count,
+    Duration,
+    EnvName,
+    Flag,
+    Port,
+    PositiveDuration,
+    Text,
+)
 from aiaas.openai.paths import DEFAULT_ENDPOINTS, V2_EMBED
 from aiaas.yamltree import Path
 
@@ -147,6 +158,12 @@ class Health(Section):
     healthy_after: AtLeast1 = 1
     """Successes in a row after which the endpoint gets requests again. The default is 1, since vLLM answers only once
     it is ready."""
+
+    silent_after: Duration | None = None
+    """How long all streams of an endpoint that have begun (at least two) may be without a byte. After it, the engine
+    hangs: these streams end with an error event, and the endpoint is down until it has written one token again. Streams
+    that wait for their first token do not count and do not end, since a long prompt takes its time. Choose a time that
+    is longer than any stall of vLLM and shorter than `timeout`. null and 0 turn the rule off."""
 
 
 class Network(Section):
@@ -286,6 +303,10 @@ class Backend(Section):
         if self.endpoints is not None:
             return self.endpoints
         return tuple(path for path in DEFAULT_ENDPOINTS if path != V2_EMBED or self.isolate_cache is None)
+
+    def silent_after(self) -> float:
+        """Return the seconds of `health.silent_after`, 0 where the rule is off."""
+        return self.health.silent_after or 0.0
 
     def addresses(self) -> Iterator[tuple[Path, Address]]:
         """Yield the written addresses, each with its field. Raises ValueError at one that cannot be read."""

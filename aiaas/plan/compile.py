@@ -152,6 +152,7 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
             backend.health.timeout,
             backend.health.unhealthy_after,
             backend.health.healthy_after,
+            backend.silent_after(),
         ),
         engine=engine,
         dns=_endpoint(parse_dns(backend.dns), backend, key) if backend.dns is not None else None,

@@ -99,13 +99,14 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True)
 class HealthPlan:
-    """Active probes of an endpoint."""
+    """Active probes of an endpoint; `silent_after` is for its streams, 0 turns that rule off."""
 
     path: str
     interval: float
     timeout: float
     unhealthy_after: int
     healthy_after: int
+    silent_after: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,7 @@ OTHER_VALUES: dict[str, Any] = {
     "backends.a.health.timeout": "1s",
     "backends.a.health.unhealthy_after": 7,
     "backends.a.health.healthy_after": 7,
+    "backends.a.health.silent_after": "7s",
     "backends.a.models": [{"name": "n", "max_output_tokens": 9}],
     "backends.a.models.0.name": "n",
     "backends.a.models.0.aliases": ["x"],

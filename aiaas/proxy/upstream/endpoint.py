@@ -11,6 +11,9 @@ start ourselves starts as down, and only its supervisor turns it up or down.
 After SIGTERM a vLLM refuses new connections and goes silent on its open ones, without closing them. So after a refused
 probe, end the streams to that address on which nothing comes for SILENT_AFTER_REFUSAL. A stream that still delivers is
 left alone: behind a ClusterIP the probe may have met another pod.
+
+A server whose machine or network is gone does not even refuse: its probes time out. After `unhealthy_after` of them in
+a row, end the streams that have been silent since the first of these began. An engine that hangs: `hangs.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +43,11 @@ HealthListener = Callable[["EndpointState", bool, str], None]
 class Stream(Protocol):
     """A request under way at an endpoint."""
 
-    def end_if_silent(self, since: float) -> None:
+    def end_if_silent(self, since: float, why: str) -> None:
         """End it if nothing has come after `since` (the loop's time) although it was read."""
+
+    def last_byte(self) -> float | None:
+        """When a byte came last (the loop's time), if its text has begun and it is being read."""
 
 
 class EndpointState:
@@ -51,6 +57,8 @@ class EndpointState:
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
     bound    the backend's max_inflight, None for any number; if that is `auto`, the bound of `auto`, once it is known
     suspect  called when a request has timed out in an engine that we started
+    hangs    its streams stood still, and it has not written a token since; its `/health` alone does not bring it up
+    lost     when the last probes began that timed out in a row, `unhealthy_after` of them at the most (the loop's time)
     lacks    the paths of the API that its engine does not have, as far as is known
     listed   the models that it lists; number is that of its URL, for `prefix_hash`
     problem  how these models differ from the config, or why they are unknown; empty if they agree
@@ -69,8 +77,10 @@ class EndpointState:
         "backend",
         "bound",
         "failures",
+        "hangs",
         "lacks",
         "listed",
+        "lost",
         "most_pending",
         "number",
         "pending",
@@ -97,6 +107,8 @@ class EndpointState:
         self.pending = self.reserved = self.pending_reserved = 0
         self.auto: AutoBound | None = None
         self.suspect: Callable[[], None] | None = None
+        self.hangs = False
+        self.lost: list[float] = []
         self.listed: Listed = NOTHING_LISTED
         self.problem = self.reason = ""
         self.since = time.time()
@@ -187,6 +199,8 @@ class EndpointState:
     def report_success(self, *, probe: bool) -> None:
         """An answer came, or a probe was good. Only probes bring an endpoint back up."""
         self.failures = 0
+        if probe:
+            self.hangs = False
         if probe and not self.up:
             self.successes += 1
             if self.successes >= self.backend.plan.health.healthy_after:
@@ -208,13 +222,31 @@ class EndpointState:
 
     def report_refused_probe(self, loop: asyncio.AbstractEventLoop) -> None:
         """Nothing listens there any more: end the streams that stay silent from now on."""
-
-        def check() -> None:
-            for stream in list(self.streams):
-                stream.end_if_silent(refused_at)
-
         refused_at = loop.time()
-        loop.call_at(refused_at + SILENT_AFTER_REFUSAL, check)
+        why = "its address refuses connections, and it has fallen silent"
+        loop.call_at(refused_at + SILENT_AFTER_REFUSAL, self._end_silent, refused_at, why)
+
+    def report_lost_probe(self, began: float, now: float) -> None:
+        """A probe that began at `began` (the loop's time) got no answer in time."""
+        needed = self.backend.plan.health.unhealthy_after
+        self.lost = [*self.lost, began][-needed:]
+        if len(self.lost) == needed:
+            since = min(self.lost[0], now - SILENT_AFTER_REFUSAL)
+            self._end_silent(since, "its address does not answer, and it has fallen silent")
+
+    def report_hang(self, reason: str) -> None:
+        """Its streams stand still: take it down at once. An engine that we started is looked at by its supervisor."""
+        if self.backend.plan.engine is not None:
+            self.report_timeout()
+            return
+        self.hangs = True
+        self.successes = 0
+        if self.up:
+            self._turn(False, reason)
+
+    def _end_silent(self, since: float, why: str) -> None:
+        for stream in list(self.streams):
+            stream.end_if_silent(since, why)
 
     def set_up(self, up: bool, reason: str) -> None:
         """Set the state that the engine's supervisor reports."""

@@ -1,5 +1,5 @@
 """Watch the backends in force: for each a task that probes, one that resolves its name if it has one, one that
-follows its list of models, and one that follows its load if that bounds it."""
+follows its list of models, one that follows its load if that bounds it, and one that looks for engines that hang."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
-from aiaas.plan.model import BackendPlan
+from aiaas.plan.model import BackendPlan, HealthPlan
 from aiaas.proxy.tasks import Keeper, end_tasks
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import Metrics
@@ -17,6 +17,7 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.bound_watch import ASK_AGAIN, METRICS_INTERVAL, BoundWatch
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
+from aiaas.proxy.upstream.hangs import watch_hangs, writes_again
 from aiaas.proxy.upstream.model_watch import INTERVAL, ModelWatch
 from aiaas.proxy.upstream.path_watch import PATHS_INTERVAL, PathWatch
 from aiaas.proxy.upstream.resolve import Resolver, names_of
@@ -50,6 +51,8 @@ class Probes:
                 if state.plan.max_inflight == "auto":
                     bounds = BoundWatch(state, self._log, self._metrics, ASK_AGAIN, METRICS_INTERVAL)
                     tasks.append(self._keeper.start(bounds.run, f"bounds {name}"))
+                if state.plan.health.silent_after:
+                    tasks.append(self._keeper.start(partial(watch_hangs, state), f"hangs {name}"))
                 if state.plan.engine is None:
                     tasks.append(self._keeper.start(partial(probe_forever, state), f"probe {name}"))
                 for host, port in names_of(state.plan).items():
@@ -69,23 +72,40 @@ async def probe_forever(backend: BackendState) -> None:
     silent on them.
     """
     interval = backend.plan.health.interval
-
-    async def probe(endpoint: EndpointState) -> None:
-        health = backend.plan.health
-        result = await fetch(endpoint, health.path, health.timeout)
-        if isinstance(result, Failure):
-            if result.kind is not FailureKind.NO_RESOURCES:
-                endpoint.report_failure(f"health check: {result.detail}")
-            if result.refused:
-                endpoint.report_refused_probe(asyncio.get_running_loop())
-        elif result.status >= 500:
-            endpoint.report_failure(f"health check: status {result.status}")
-        else:
-            endpoint.report_success(probe=True)
-
     while True:
         backend.changed.clear()
-        await asyncio.gather(*[probe(endpoint) for endpoint in (*backend.endpoints, *backend.leaving)])
+        health = backend.plan.health
+        await asyncio.gather(*[_probe(endpoint, health) for endpoint in (*backend.endpoints, *backend.leaving)])
         with suppress(TimeoutError):
             async with asyncio.timeout(interval):
                 await backend.changed.wait()
+
+
+async def _probe(endpoint: EndpointState, health: HealthPlan) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    result = await fetch(endpoint, health.path, health.timeout)
+    if isinstance(result, Failure) and result.kind is FailureKind.NO_RESOURCES:
+        return
+    if isinstance(result, Failure) and _is_lost(result, endpoint):
+        endpoint.report_lost_probe(began, loop.time())
+    else:
+        endpoint.lost.clear()
+    if isinstance(result, Failure):
+        endpoint.report_failure(f"health check: {result.detail}")
+        if result.refused:
+            endpoint.report_refused_probe(loop)
+    elif result.status >= 500:
+        endpoint.report_failure(f"health check: status {result.status}")
+    elif endpoint.hangs and not await writes_again(endpoint, health.timeout):
+        endpoint.report_failure("health check: it does not write a token")
+    else:
+        endpoint.report_success(probe=True)
+
+
+def _is_lost(failure: Failure, endpoint: EndpointState) -> bool:
+    """Whether nothing answered: a timeout, or no route to the host. With TLS, a CONNECT may also be an answer that is
+    not to our taste, such as an expired certificate."""
+    if failure.kind is FailureKind.CONNECT:
+        return not failure.refused and not endpoint.plan.tls
+    return failure.kind is FailureKind.TIMEOUT

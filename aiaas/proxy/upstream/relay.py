@@ -113,12 +113,15 @@ class Relay(Pause):
             self._upstream.abort(self)
             self._break(Failure(FailureKind.TIMEOUT, error.message), error)
 
-    def end_if_silent(self, since: float) -> None:
+    def end_if_silent(self, since: float, why: str) -> None:
         """End a stream on which nothing has come after `since` (the loop's time), since its server must be gone."""
         # Where the client is slow, nothing is read, and nothing is known about the server.
         if self._record.stream and self._last_read <= since and self._paused_at is None and self._outcome is None:
-            self._upstream.abort(self)
-            self.failed(Failure(FailureKind.RESET, "its address refuses connections, and it has fallen silent"))
+            self._give_up(FailureKind.RESET, why)
+
+    def last_byte(self) -> float | None:
+        """When a stream that has begun was last read; None: none began, it is over, or its slow client is not read."""
+        return self._last_read if self._flowing and self._paused_at is None else None
 
     # -- Sink -----------------------------------------------------------------------------------------------------
 
@@ -129,8 +132,7 @@ class Relay(Pause):
         fields = dict(headers)
         content_type = fields.get(b"content-type", b"").lower()
         if (odd := not_an_answer(status, content_type)) is not None:
-            self._upstream.abort(self)
-            self.failed(Failure(FailureKind.MALFORMED, odd))
+            self._give_up(FailureKind.MALFORMED, odd)
         elif status < 300:
             # If the backend compresses without being asked, its events cannot be read.
             record = self._record
@@ -279,8 +281,7 @@ class Relay(Pause):
         data = tail.whole_events(data)
         if len(tail) > MAX_EVENT:
             tail.clear()
-            self._upstream.abort(self)
-            self.failed(Failure(FailureKind.MALFORMED, f"an event of more than {MAX_EVENT} bytes"))
+            self._give_up(FailureKind.MALFORMED, f"an event of more than {MAX_EVENT} bytes")
             return b""
         return data
 
@@ -344,7 +345,7 @@ class Relay(Pause):
         now = self._loop.time()
         silence, heartbeat, deadline = self._backend.timeout, self._ticket.heartbeat, self._ticket.deadline
         if deadline is not None and now >= deadline:
-            self._time_out("the request took longer than total_timeout allows")
+            self._give_up(FailureKind.TIMEOUT, "the request took longer than total_timeout allows")
         elif self._paused_at is not None:
             pending = self._pending()
             if pending < self._paused_size:
@@ -352,7 +353,7 @@ class Relay(Pause):
             elif now - self._paused_at >= silence:
                 self._drop_client()
         elif now - self._last_read >= silence:
-            self._time_out(f"the backend was silent for {silence:g} s")
+            self._give_up(FailureKind.TIMEOUT, f"the backend was silent for {silence:g} s")
         elif heartbeat and self._streaming and now - self._last_write >= heartbeat:
             self._ping(now)
         if self._outcome is None:
@@ -365,9 +366,9 @@ class Relay(Pause):
         else:
             self._commit(PING, whole=False)
 
-    def _time_out(self, detail: str) -> None:
+    def _give_up(self, kind: FailureKind, detail: str) -> None:
         self._upstream.abort(self)
-        self.failed(Failure(FailureKind.TIMEOUT, detail))
+        self.failed(Failure(kind, detail))
 
     def _drop_client(self) -> None:
         self._upstream.abort(self)

@@ -316,6 +316,45 @@ def test_listener_is_told_why_and_once() -> None:
     assert turns == [(False, "reset"), (True, "its health check answers again")]
 
 
+class Told:
+    """A stream that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.since: list[float] = []
+
+    def last_byte(self) -> None:
+        """It waits for its first token."""
+
+    def end_if_silent(self, since: float, _why: str) -> None:
+        """As a relay's."""
+        self.since.append(since)
+
+
+def test_lost_probes_end_streams_silent_since_the_first_of_them() -> None:
+    """Only `unhealthy_after` lost probes in a row count; a stream must be silent since the first of the last ones."""
+    backend, _ = state(health={"unhealthy_after": 3})
+    [endpoint], stream = backend.endpoints, Told()
+    endpoint.streams.add(stream)
+    for began in (0.0, 7.0):
+        endpoint.report_lost_probe(began, began + 2)
+    endpoint.lost.clear()  # an answer, whatever it is
+    for began in (14.0, 21.0):
+        endpoint.report_lost_probe(began, began + 2)
+    assert stream.since == []
+    endpoint.report_lost_probe(28.0, 30.0)
+    endpoint.report_lost_probe(35.0, 37.0)
+    assert stream.since == [14.0, 21.0]
+
+
+def test_one_lost_probe_is_not_enough_for_a_short_silence() -> None:
+    """Where one failure takes the endpoint down, its streams have still 5 s, as after a refused probe."""
+    backend, _ = state(health={"unhealthy_after": 1})
+    [endpoint], stream = backend.endpoints, Told()
+    endpoint.streams.add(stream)
+    endpoint.report_lost_probe(9.0, 11.0)
+    assert stream.since == [6.0]
+
+
 def test_managed_engine_is_its_supervisors() -> None:
     """The supervisor's engine starts down, and neither failures nor probes turn it: nothing else would turn it back."""
     plain, _ = state()

@@ -102,7 +102,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 END = Send(chunk(DONE) + LAST_CHUNK)
-REFUSING = {"health": {"interval": "50ms", "timeout": "50ms", "unhealthy_after": 1}}
+REFUSING = {"health": {"interval": "50ms", "timeout": "2s", "unhealthy_after": 1}}
+LOST = {"interval": "50ms", "timeout": "50ms"}
 
 
 async def test_silent_streams_of_a_refusing_address_are_ended(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
@@ -176,16 +177,32 @@ async def test_request_other_than_a_silent_stream_is_left_alone(fake_vllm: FakeV
     assert size == 3000 * len(token_event("x" * 4000)) + len(DONE)
 
 
-async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: Any, soon: float) -> None:
-    """A hanging health check takes the endpoint down; its streams may go on (transcript 133: frozen, then back)."""
+async def test_lost_probes_end_streams_that_are_silent_since_before(
+    fake_vllm: FakeVllm, gateway: Any, soon: float
+) -> None:
+    """A machine that is gone answers nothing: after `unhealthy_after` probes its silent streams end."""
     fake_vllm.gets["/health"] = (Hang(),)
-    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), END)
-    running = await gateway(fake_vllm, backend=REFUSING, probes=True)
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Hang())
+    running = await gateway(fake_vllm, backend={"health": {**LOST, "unhealthy_after": 3}}, probes=True)
     client = await running.client()
     client.send(client.request(STREAM))
     await client.head()
-    await until(lambda: not running.endpoints()[0].up)
-    await asyncio.sleep(3 * soon)
+    assert await client.chunk() == token_event()
+    assert b'"code":"upstream_error"' in await client.chunk()
+    assert len(fake_vllm.got) >= 4  # the request and three probes
+    assert not running.endpoints()[0].up
+
+
+async def test_slow_health_check_ends_no_stream_that_delivers(fake_vllm: FakeVllm, gateway: Any) -> None:
+    """A busy vLLM answers its probes too late: no new request goes there, and a stream of a moment ago goes on."""
+    fake_vllm.gets["/health"] = (Hang(),)
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), END)
+    running = await gateway(fake_vllm, backend={"health": {**LOST, "unhealthy_after": 1}}, probes=True)
+    client = await running.client()
+    client.send(client.request(STREAM))
+    await client.head()
+    [endpoint] = running.endpoints()
+    await until(lambda: not endpoint.up and len(fake_vllm.got) >= 4)
     go.set()
     assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
 
@@ -195,7 +212,8 @@ async def test_probe_that_times_out_ends_nothing(fake_vllm: FakeVllm, gateway: A
 
 async def test_watching_follows_the_plan(gateway: Any) -> None:
     """Another Plan of a backend restarts its watching, by its settings; an unchanged one is left in its rhythm."""
-    first = {"urls": ["http://127.0.0.1:1", "http://name.test:2"], "models": ["m"]}
+    rule = {"silent_after": "10s"}
+    first = {"urls": ["http://127.0.0.1:1", "http://name.test:2"], "models": ["m"], "health": rule}
     second = {"dns": "other.test:3", "models": ["n"]}
     engine = {"engine": {"kind": "simulator"}, "models": ["e"]}
     running = await gateway(config={"backends": {"first": first, "second": second, "e": engine}})
@@ -214,10 +232,11 @@ async def test_watching_follows_the_plan(gateway: Any) -> None:
         return {task.get_name() for task in asyncio.all_tasks() if not task.cancelling()} & names
 
     names = {"probe first", "probe second", "probe e", "resolve name.test", "resolve other.test"}
-    names |= {"models first", "models second", "models e"}
-    assert follow(first=first, second=second, e=engine) == names - {"probe e"}
+    names |= {"models first", "models second", "models e", "hangs first", "hangs second", "hangs e"}
+    names -= {"probe e", "hangs second", "hangs e"}
+    assert follow(first=first, second=second, e=engine) == names
     await until(lambda: sorted(asked) == ["name.test", "other.test"])
-    assert follow(first=first | {"timeout": "7s"}, second=second, e=engine) == names - {"probe e"}
+    assert follow(first=first | {"timeout": "7s"}, second=second, e=engine) == names
     await until(lambda: sorted(asked) == ["name.test", "name.test", "other.test"])
     assert follow(second=second, e=engine) == {"probe second", "resolve other.test", "models second", "models e"}
     await watching.close()
