@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from aiaas.cli.words import clock_time, size, time_span
-from aiaas.proxy.admin.model import AttemptView, BackendView, RequestView, Status
+from aiaas.proxy.admin.model import AttemptView, BackendView, RequestView, ResumeView, Status
 
 # Why a session's request went to its endpoint; docs/replicas.md.
 TURNS: Final = {
@@ -30,6 +30,20 @@ KEY_REASONS: Final = {
     "wrong_secret": "the secret in its key is not that of the record: the key was rotated, or made up",
     "revoked": "its key is revoked",
     "expired": "its key has expired; aiaas keys rotate NAME makes a new one",
+}
+# How a stream that broke off went on; docs/resume.md.
+WAYS: Final = {
+    "again": "the request was sent once more, since no event had come",
+    "continue": "the other engine wrote on from the text that the client had",
+    "replay": "the other engine wrote it again from its beginning, and it was the same",
+}
+# Why it did not, by outcome.
+RESUME_ENDS: Final = {
+    "finished": "only its end was missing, which aiaas wrote",
+    "nobody": "no other endpoint was up, or none had a slot within resume_wait",
+    "not_resumable": "it could not go on",
+    "differs": "the other engine wrote another text",
+    "died_again": "the other engine died, too",
 }
 ENDS: Final = {
     "upstream": "vLLM, which finished its answer",
@@ -95,12 +109,26 @@ def _endpoints(request: RequestView, status: Status) -> Iterator[tuple[str, str]
     for attempt in others:
         yield "", f"again to {attempt.endpoint}{_outcome(attempt)}"
     last = request.attempts[-1]
-    if request.phase == "ended" and last.failure is not None and last.again is None:
+    resumes = request.resume is not None
+    if request.phase == "ended" and last.failure is not None and last.again is None and not resumes:
         yield "", "not tried again: the engine may have run the request"
-    elif request.phase == "ended" and last.again is not None:
+    elif request.phase == "ended" and not resumes and last.again is not None:
         yield "", "not tried again: max_retries, total_timeout or no endpoint left"
     if (why := _why(request, status)) is not None:
         yield "", f"chosen: {why}"
+    if request.resume is not None:
+        yield "broke off", _resume(request.resume)
+
+
+def _resume(resume: ResumeView) -> str:
+    """The end of a stream that broke off."""
+    if resume.outcome == "resumed":
+        text = f"went on after {time_span(resume.gap or 0.0)}: {WAYS.get(resume.way or '', resume.way)}"
+        return text if resume.counted else f"{text}; its tokens were counted by events"
+    if resume.outcome is None:
+        return "waits for another endpoint to go on" if resume.gap is None else "goes on at another endpoint"
+    reason = f": {resume.reason}" if resume.reason else ""
+    return f"{RESUME_ENDS.get(resume.outcome, resume.outcome)}{reason}"
 
 
 def _outcome(attempt: AttemptView) -> str:

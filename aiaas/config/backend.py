@@ -26,6 +26,9 @@ from aiaas.config.values import (
 from aiaas.openai.paths import DEFAULT_ENDPOINTS, V2_EMBED
 from aiaas.yamltree import Path
 
+# Seconds without a byte after which the streams of a backend with `resume` have been let down: four times the longest
+# honest stall that was seen of a vLLM on a starved machine.
+SILENT_AFTER: Final = 10.0
 # Tags of the two ways to write a model; they occur in pydantic's error locations, and `load.py` drops them.
 SHORT_FORM: Final = "<a name>"
 LONG_FORM: Final = "<a mapping>"
@@ -163,7 +166,8 @@ class Health(Section):
     """How long all streams of an endpoint that have begun (at least two) may be without a byte. After it, the engine
     hangs: these streams end with an error event, and the endpoint is down until it has written one token again. Streams
     that wait for their first token do not count and do not end, since a long prompt takes its time. Choose a time that
-    is longer than any stall of vLLM and shorter than `timeout`. null and 0 turn the rule off."""
+    is longer than any stall of vLLM and shorter than `timeout`. null means 10 s if the backend has `resume` on, so that
+    the streams go on elsewhere, and otherwise no rule; 0 turns it off."""
 
 
 class Network(Section):
@@ -217,8 +221,8 @@ class Backend(Section):
     resume: Literal["off", "exact", "near"] = "off"
     """Whether a stream goes on at another endpoint when its own dies in the middle of an answer (docs/resume.md).
     `exact` goes on where the whole answer is the one that the client would have got, or is drawn as it would have been;
-    `near` also where it only goes on sensibly: with another seed, with penalties that forget the first part. What
-    cannot go on ends with an error event, as with `off`. It needs two endpoints that serve the same weights."""
+    `near` also where it only goes on sensibly: with another seed, with penalties that forget the first part. Any
+    other ends with an error event, as with `off`. It needs two endpoints that serve the same weights."""
 
     resume_wait: PositiveDuration = 10.0
     """How long a stream that broke off may wait for a slot at another endpoint. An answer that has to be generated
@@ -306,7 +310,9 @@ class Backend(Section):
 
     def silent_after(self) -> float:
         """Return the seconds of `health.silent_after`, 0 where the rule is off."""
-        return self.health.silent_after or 0.0
+        if self.health.silent_after is None:
+            return 0.0 if self.resume == "off" else SILENT_AFTER
+        return self.health.silent_after
 
     def addresses(self) -> Iterator[tuple[Path, Address]]:
         """Yield the written addresses, each with its field. Raises ValueError at one that cannot be read."""

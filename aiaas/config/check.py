@@ -21,6 +21,7 @@ from aiaas.config.model import Config
 from aiaas.config.networks import check_networks
 from aiaas.config.otlp import check_traces
 from aiaas.config.problem import Finding, Problem, Severity, by_place
+from aiaas.config.resume import check_resume
 from aiaas.config.tree import problem_at
 from aiaas.limits.redis_url import parse_redis_url
 from aiaas.openai.paths import GENERATE, MODELS
@@ -288,12 +289,8 @@ def _engines(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name):
                 yield codes.ENGINE_ARGS, "error", place, "is not a valid argument name; use letters, digits and dashes"
             elif name in RESERVED_ENGINE_ARGS:
-                yield (
-                    codes.ENGINE_ARGS,
-                    "error",
-                    place,
-                    f"aiaas sets --{name} itself; {_ENGINE_HINTS.get(name, 'remove it')}",
-                )
+                message = f"aiaas sets --{name} itself; {_ENGINE_HINTS.get(name, 'remove it')}"
+                yield codes.ENGINE_ARGS, "error", place, message
             elif name in names:
                 yield codes.ENGINE_ARGS, "error", place, f"is the same argument as {names[name]}; keep one"
             names.setdefault(name, argument)
@@ -396,4 +393,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _workers,
     _connections,
     check_traces,
+    check_resume,
 )

@@ -186,6 +186,11 @@ CODES: Final = MappingProxyType(
             "`/v1/traces` (usual port: 4318; 4317 is that of gRPC, which aiaas does not speak). `headers` are further "
             "headers for it; aiaas itself writes those that frame the request.",
         ),
+        codes.RESUME: (
+            "Streams that cannot go on although `resume` is on (warning)",
+            "A stream goes on at another endpoint of the same backend: name at least two, with `health.silent_after` "
+            "shorter than `timeout`. A Service of Kubernetes is one endpoint: write its headless twin as `dns`.",
+        ),
         codes.KEYS_FILE: (
             "The key file is missing, or has no keys (warning)",
             "`aiaas serve` starts, and rejects every request until the key file exists. `aiaas keys create NAME` "

@@ -49,6 +49,7 @@ RELOADS: Final = frozenset(
         "server.min_body_rate",
         "server.body_timeout",
         "server.heartbeat",
+        "server.resume_memory",
         "server.drain_timeout",
         "server.trusted_proxies",
         "server.cors",

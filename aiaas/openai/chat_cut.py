@@ -1,7 +1,7 @@
-"""What a client has of a chat stream that broke off, read from the bytes that were relayed to it.
+"""The part of a chat stream that its client has when it breaks off, read from the bytes that were relayed to it.
 
-Read only once a stream has broken, so it parses every event. What cannot be read exactly is None: an answer goes on
-only where it is known to the last character what the client has.
+Read only once a stream has broken, so it parses every event. None stands for an answer that cannot be read exactly: it
+goes on only where it is known to the last character what the client has.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _EVENT: Final = msgspec.json.Decoder(ChatEvent)
 
 
 def chat_event(data: bytes) -> ChatEvent | None:
-    """The event in these data; None if it is no event of one choice as vLLM writes it."""
+    """The event in these data; None if vLLM does not write such events of one choice."""
     try:
         event = _EVENT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -96,8 +96,10 @@ def frame_of(data: bytes) -> bytes:
 
 
 def chat_cut(relayed: bytes) -> ChatCut | None:
-    """What the client has; None where that is not clear. `relayed` are whole events; comments among them count for
-    nothing."""
+    """The part that the client has; None where that is not clear.
+
+    relayed  whole events; comments among them do not count
+    """
     frame, reasoning, content = b"", [], []
     calls = finished = False
     events = 0

@@ -1,7 +1,7 @@
 """Join the rest of a chat to what its client has: the events of the second engine, as those of the first would be.
 
-One id, one `created`, one role, no text twice. What does not fit ends the answer: an overlap that differs, thinking
-behind content, an event that cannot be read.
+One id, one `created`, one role, no text twice. An event that does not fit ends the answer: an overlap that differs,
+thinking behind content, an event that cannot be read.
 """
 
 from __future__ import annotations

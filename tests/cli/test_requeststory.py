@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from aiaas.cli.requeststory import KEY_REASONS, TURNS, headline, story
+from aiaas.cli.requeststory import KEY_REASONS, RESUME_ENDS, TURNS, WAYS, headline, story
 from aiaas.keys.model import Rejection
 from aiaas.proxy.admin.model import RequestView, Status
 from aiaas.proxy.admin.views import Clock, request_view
-from aiaas.proxy.telemetry.record import Attempt, Record
+from aiaas.proxy.telemetry.record import Attempt, Record, Resumption
 from tests.proxy.admin.test_merge import UP, backend, status
 
 TWO = [backend(UP, msgspec.structs.replace(UP, url="http://b"))]
@@ -76,6 +76,31 @@ def test_last_failure_says_why_it_was_the_last(failure: str, again: str | None, 
     attempts = [Attempt("http://a", None, failure, again, 0.1)]
     assert said in told(request(upstream="http://a", status=502, attempts=attempts))
     assert said not in told(request(live=True, upstream="http://a", phase="queued", attempts=attempts))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"way": "continue", "outcome": "resumed", "gap": 0.4}, f"went on after 400 ms: {WAYS['continue']}"),
+        ({"way": "replay", "outcome": "resumed", "gap": 2.0}, f"went on after 2 s: {WAYS['replay']}"),
+        (
+            {"way": "continue", "outcome": "resumed", "gap": 2.0, "counted": False},
+            f"{WAYS['continue']}; its tokens were counted by events",
+        ),
+        ({"outcome": "not_resumable", "reason": "a tool call has begun"}, "it could not go on: a tool call has begun"),
+        ({"way": "continue", "outcome": "nobody"}, RESUME_ENDS["nobody"]),
+    ],
+)
+def test_stream_that_broke_off_says_how_it_went_on(facts: dict[str, Any], said: str) -> None:
+    """Both endpoints, the pause, and the reason where it did not."""
+    dead = Attempt("http://a", None, "the connection was closed", None, 3.0)
+    went_on = facts["outcome"] == "resumed"
+    upstream = "http://b" if went_on else "http://a"
+    resumption = Resumption("http://a", **facts)
+    text = told(request(stream=True, upstream=upstream, attempts=[dead], resumption=resumption))
+    assert f"broke off {said}" in text or said in text
+    assert ("again to http://b" in text) == went_on
+    assert "not tried again" not in text
 
 
 @pytest.mark.parametrize("reason", KEY_REASONS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,31 +10,8 @@ from hypothesis import strategies as st
 
 from aiaas.openai.chat_cut import ChatCut, chat_cut
 from aiaas.openai.joint import DiffersError, Joint
-from aiaas.openai.resumable import Continuation, NotResumableError, ResumeMode, continuation, with_bounds
-
-FRAME = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":%d,"model":"m"'
-ROLE = {"role": "assistant", "content": ""}
-
-
-def event(delta: dict[str, Any], finish: str | None = None, created: int = 1) -> bytes:
-    """As vLLM 0.32 writes it."""
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, "token_ids": None}
-    text = json.dumps([choice], separators=(",", ":"), ensure_ascii=False)
-    return f'data: {FRAME % created},"choices":{text}}}\n\n'.encode()
-
-
-def usage_event(prompt: int, completion: int, created: int = 1) -> bytes:
-    usage = {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
-    return f'data: {FRAME % created},"choices":[],"usage":{json.dumps(usage, separators=(",", ":"))}}}\n\n'.encode()
-
-
-def request(**fields: Any) -> bytes:
-    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "temperature": 0}
-    return json.dumps(asked | fields).encode()
-
-
-def cut_of(content: str, **fields: Any) -> ChatCut:
-    return ChatCut((FRAME % 1).encode(), content=content, events=9, **fields)
+from aiaas.openai.resumable import Continuation, continuation
+from tests.openai.chat_bytes import ROLE, cut_of, event, request, usage_event
 
 
 def joined(cut: ChatCut, rest: Continuation, events: list[bytes], delivered: int = 0) -> bytes:
@@ -78,74 +54,6 @@ def test_usage_is_that_of_the_whole_answer() -> None:
     assert shown == usage_event(10, 5)
 
 
-def test_bounds_are_what_is_left_of_the_clients_own() -> None:
-    """The rest of each bound of the output; nothing is left where it is reached."""
-    body = with_bounds(request(max_tokens=10, max_completion_tokens=12, min_tokens=6), 8)
-    assert {name: json.loads(body)[name] for name in ("max_tokens", "max_completion_tokens", "min_tokens")} == {
-        "max_tokens": 2,
-        "max_completion_tokens": 4,
-        "min_tokens": 0,
-    }
-    with pytest.raises(NotResumableError, match="bound"):
-        with_bounds(request(max_tokens=8), 8)
-
-
-@pytest.mark.parametrize(
-    ("fields", "cut", "mode"),
-    [
-        pytest.param({"n": 2}, {}, "near", id="two choices"),
-        pytest.param({"response_format": {"type": "json_object"}}, {}, "near", id="grammar"),
-        pytest.param({"structured_outputs": {"regex": "a"}}, {}, "near", id="structured outputs"),
-        pytest.param({"tool_choice": "required"}, {}, "near", id="tool required"),
-        pytest.param({"new_field": 1}, {}, "near", id="unknown field"),
-        pytest.param({"echo": True}, {}, "near", id="echo"),
-        pytest.param({"continue_final_message": True}, {}, "near", id="continues already"),
-        pytest.param({"add_generation_prompt": False}, {}, "near", id="no generation prompt"),
-        pytest.param({"prompt_logprobs": 1}, {}, "near", id="logprobs of the prompt"),
-        pytest.param({"use_beam_search": True}, {}, "near", id="beam search"),
-        pytest.param({"stream_options": {"continuous_usage_stats": True}}, {}, "near", id="usage in each event"),
-        pytest.param({"messages": [{"role": "assistant", "content": "x"}]}, {}, "near", id="prefilled"),
-        pytest.param({}, {"calls": True}, "near", id="tool call begun"),
-        pytest.param({}, {"content": "", "reasoning": "hm"}, "near", id="cut in thinking"),
-        pytest.param({"temperature": 1, "stop": ["x"]}, {}, "near", id="stop strings, sampled"),
-        pytest.param({"logprobs": True}, {"content": "a\n"}, "near", id="logprobs of an overlap"),
-        pytest.param({"temperature": 1, "seed": 3}, {}, "exact", id="seed"),
-        pytest.param({"frequency_penalty": 0.5}, {}, "exact", id="frequency penalty"),
-        pytest.param({"presence_penalty": 0.5}, {}, "exact", id="presence penalty"),
-        pytest.param({}, {"reasoning": "hm"}, "exact", id="thinking before content"),
-        pytest.param({"temperature": None}, {"content": "a\n"}, "exact", id="blank at the end, sampled"),
-    ],
-)
-def test_answers_that_must_not_go_on(fields: dict[str, Any], cut: dict[str, Any], mode: ResumeMode) -> None:
-    """Each row of the docs' table whose rest would be another text, or in another channel."""
-    with pytest.raises(NotResumableError):
-        continuation(request(**fields), cut_of(**({"content": "so far"} | cut)), mode)
-
-
-@pytest.mark.parametrize(
-    ("fields", "cut", "mode"),
-    [
-        pytest.param({"temperature": 1}, {}, "exact", id="sampled"),
-        pytest.param({"tools": [{}], "tool_choice": "auto"}, {}, "exact", id="tools offered"),
-        pytest.param({"response_format": {"type": "text"}, "n": 1, "stop": None}, {}, "exact", id="defaults written"),
-        pytest.param({"repetition_penalty": 1.2, "logprobs": True}, {}, "exact", id="repetition penalty"),
-        pytest.param({"temperature": 1, "seed": 3}, {}, "near", id="seed"),
-        pytest.param({"frequency_penalty": 0.5}, {}, "near", id="penalty"),
-        pytest.param({}, {"reasoning": "hm"}, "near", id="thinking before content"),
-    ],
-)
-def test_answers_that_go_on(fields: dict[str, Any], cut: dict[str, Any], mode: ResumeMode) -> None:
-    """The delivered text is the last message, open at its end; what the client wrote stays."""
-    asked = json.loads(continuation(request(**fields), cut_of("so far", **cut), mode).body)
-    thinking = {"reasoning": cut["reasoning"]} if cut else {}
-    assert asked["messages"] == [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "so far", **thinking},
-    ]
-    assert (asked["continue_final_message"], asked["add_generation_prompt"]) == (True, False)
-    assert asked.get("seed") is None
-
-
 def test_answer_of_which_only_the_role_came_is_asked_for_again() -> None:
     """The request is the client's own, and the second role is dropped."""
     cut = chat_cut(event(ROLE))
@@ -166,7 +74,7 @@ def test_answer_of_which_only_the_role_came_is_asked_for_again() -> None:
     ],
 )
 def test_rest_that_does_not_fit_is_refused(wrong: list[bytes]) -> None:
-    """What the second engine writes instead of the overlap must never reach the client."""
+    """Text that the second engine writes instead of the overlap must never reach the client."""
     cut = cut_of("if x:\n    ")
     rest = continuation(request(), cut, "exact")
     assert rest.overlap == "\n    "
@@ -174,32 +82,9 @@ def test_rest_that_does_not_fit_is_refused(wrong: list[bytes]) -> None:
         joined(cut, rest, wrong)
 
 
-def test_blanks_that_a_template_ate_are_dropped_where_near_is_enough() -> None:
+def test_blanks_that_a_template_ate_are_dropped_with_near() -> None:
     """A sampled rest need not begin with the same blanks: its own are dropped, the client's stay."""
     cut = cut_of("def f():\n    ")
     rest = continuation(request(temperature=1), cut, "near")
     events = [event({"content": "\n"}, created=2), event({"content": "  x"}, created=2)]
     assert joined(cut, rest, events) == event({"content": "x"})
-
-
-@pytest.mark.parametrize(
-    "relayed",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"data: {}\n\n", id="no choices"),
-        pytest.param(event({"content": "a", "audio": {"data": "x"}}), id="sound"),
-        pytest.param(event({"content": "a"}) + event({"content": "b"}).replace(b'"index":0', b'"index":1'), id="two"),
-    ],
-)
-def test_relayed_bytes_that_are_not_clear_are_no_cut(relayed: bytes) -> None:
-    """Nothing goes on from what was not understood."""
-    assert chat_cut(relayed) is None
-
-
-def test_finish_and_calls_are_seen() -> None:
-    """An answer that has ended needs no rest, and one with a call has none."""
-    ended = chat_cut(event({"content": "a"}) + b": ping\n\n" + event({"content": ""}, "stop"))
-    called = chat_cut(event({"tool_calls": [{"index": 0, "function": {"name": "f"}}]}))
-    assert ended is not None
-    assert called is not None
-    assert (ended.finished, ended.calls, called.finished, called.calls) == (True, False, False, True)

@@ -30,6 +30,18 @@ class AttemptView(msgspec.Struct, frozen=True, gc=False):
     seconds: float | None
 
 
+class ResumeView(msgspec.Struct, frozen=True, gc=False):
+    """A stream that broke off in the middle, and what became of it; `outcome` is the word of
+    aiaas_streams_resumed_total, null while it is open or where its client left."""
+
+    first: str
+    way: str | None
+    outcome: str | None
+    reason: str | None
+    gap: float | None
+    counted: bool
+
+
 class RequestView(msgspec.Struct, frozen=True, gc=False, rename={"priority_class": "class"}):
     """One request, under way or ended. `ended_in` is its phase when it ended."""
 
@@ -70,6 +82,7 @@ class RequestView(msgspec.Struct, frozen=True, gc=False, rename={"priority_class
     client_address: str
     limits: list[LimitView] | None
     attempts: list[AttemptView]
+    resume: ResumeView | None = None
 
 
 class RefusalView(msgspec.Struct, frozen=True, gc=False):

@@ -14,10 +14,11 @@ from aiaas.proxy.admin.model import (
     LimitView,
     RefusalView,
     RequestView,
+    ResumeView,
 )
 from aiaas.proxy.admin.recent import RefusedRequest
 from aiaas.proxy.request.served_models import compare
-from aiaas.proxy.telemetry.record import Record
+from aiaas.proxy.telemetry.record import Record, Resumption
 from aiaas.proxy.upstream.attempt import WHY_SAFE
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.endpoint import EndpointState
@@ -84,6 +85,19 @@ def request_view(record: Record, clock: Clock, *, live: bool, worker: int | None
         client_address=record.client_address,
         limits=limits_in(record.limit_lines) or None,
         attempts=attempts_of(record),
+        resume=None if record.resumption is None else resume_view(record.resumption),
+    )
+
+
+def resume_view(resumption: Resumption) -> ResumeView:
+    """The end of a stream that broke off."""
+    return ResumeView(
+        first=resumption.first,
+        way=resumption.way or None,
+        outcome=resumption.outcome or None,
+        reason=resumption.reason or None,
+        gap=None if resumption.gap is None else _seconds(resumption.gap),
+        counted=resumption.counted,
     )
 
 
@@ -136,7 +150,8 @@ def attempts_of(record: Record) -> list[AttemptView]:
         )
         for attempt in record.attempts or ()
     ]
-    if record.upstream is not None and len(views) <= record.retries:
+    went_on = record.resumption is not None and record.upstream != record.resumption.first
+    if record.upstream is not None and len(views) <= record.retries + went_on:
         views.append(AttemptView(record.upstream, record.status or None, None, None, None, None))
     return views
 

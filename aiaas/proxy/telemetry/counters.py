@@ -7,6 +7,7 @@ increased: the first broken answer of a new pod, and the 47 errors before its fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,6 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from aiaas.plan.model import Plan
 from aiaas.proxy.telemetry.record import Phase, Record, Resumption
 
 What = Literal["config", "keys", "tls"]
@@ -99,10 +101,12 @@ class Resumes:
             buckets=RESUME_BUCKETS,
         )
 
-    def begin(self, model: str) -> None:
-        """Begin the series of a model of a backend with `resume` at 0."""
-        for outcome in RESUME_OUTCOMES:
-            self._streams.labels(model, outcome)
+    def follow(self, plan: Plan, most: int) -> None:
+        """Begin the series of the models of backends with `resume` at 0, of `most` of them."""
+        resuming = (model for backend in plan.backends if backend.resume != "off" for model in backend.served_models)
+        for model in islice(resuming, most):
+            for outcome in RESUME_OUTCOMES:
+                self._streams.labels(model, outcome)
 
     def count(self, model: str, resumption: Resumption) -> None:
         """Count such a stream; one whose client left in the meantime is an abort only."""

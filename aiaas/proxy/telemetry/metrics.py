@@ -369,6 +369,8 @@ class Metrics:
                 for outcome in ("success", "error"):
                     self.requests.labels(model, path, outcome)
 
+        self.resumes.follow(plan, MODELS_AT_ZERO)
+
     def collect(self) -> Iterable[Metric]:
         """Every series as it is now, but for those by key: `keys.sums`."""
         self._fold(self._take())

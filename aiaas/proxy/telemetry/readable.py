@@ -150,7 +150,7 @@ def _request(fields: LogFields, paint: _Paint) -> Iterator[str]:
     model = _text(fields.get("model") or "-")
     yield f"{paint(f'{user:{_USER_COLUMN}}', 'bold')}  {model:{_MODEL_COLUMN}}"
     yield f"{_text(fields.get('endpoint')):{_PATH_COLUMN}}"
-    yield ", ".join([*_figures(fields), *(paint(text, _status(fields)[1]) for text in _end(fields))])
+    yield ", ".join([*_figures(fields), *_resumed(fields), *(paint(text, _status(fields)[1]) for text in _end(fields))])
     yield paint(_text(fields.get("request_id")), "dim")
 
 
@@ -168,6 +168,18 @@ def _figures(fields: LogFields) -> Iterator[str]:
     retries = fields.get("retries")
     if retries:
         yield f"{_text(retries)} {'retry' if retries == 1 else 'retries'}"
+
+
+def _resumed(fields: LogFields) -> Iterator[str]:
+    """The fate of a stream whose endpoint died."""
+    outcome = fields.get("resume_outcome")
+    if outcome == "resumed":
+        gap = fields.get("resume_gap_seconds")
+        after = "" if gap is None else f" after {_took(_number(gap))}"
+        yield f"went on at {_text(fields.get('upstream'))}{after}"
+    elif outcome is not None:
+        reason = fields.get("resume_reason")
+        yield f"{_text(fields.get('first_upstream'))} died, {_text(outcome)}{f': {_text(reason)}' if reason else ''}"
 
 
 def _end(fields: LogFields) -> Iterator[str]:

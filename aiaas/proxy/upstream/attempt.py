@@ -75,6 +75,10 @@ class Again(msgspec.Struct, frozen=True, gc=False):
     once: bool
 
 
+# A stream was lost before its first event, whether or not the engine ran it (`forward.py`).
+LOST: Final = Again("lost", once=True)
+
+
 def may_try_again(outcome: Outcome) -> Again | None:
     """Whether the request cannot have been run, or was refused (the table in `forward.py`)."""
     if outcome.end is End.FAILED and outcome.failure is not None:

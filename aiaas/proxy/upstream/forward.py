@@ -46,7 +46,7 @@ from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.request.price import used_by
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Attempt, Record
-from aiaas.proxy.upstream.attempt import LACKS_PATH, WHOLE, Again, End, Outcome, is_from_between, retry_after
+from aiaas.proxy.upstream.attempt import LACKS_PATH, LOST, WHOLE, Again, End, Outcome, is_from_between, retry_after
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
@@ -87,8 +87,7 @@ async def forward(
             except UpstreamError as error:
                 if reached is None or error.status == 504:
                     raise
-                # An engine has had this request: answer with its result, and not with the missing slot.
-                return _conclude(*reached, client, with_position(ticket))
+                return _conclude(*reached, client, with_position(ticket))  # an engine had it: its result stands
             ticket = with_position(ticket)
         if reached is not None:
             record.retries += 1
@@ -119,8 +118,7 @@ async def forward(
             tried.append(endpoint)
             left = record.retries < target.backend.max_retries and not (again.once and once_spent)
             pause = 0.0 if _untried(backends, tried) else pause_before(len(tried), outcome)
-            deadline = math.inf if ticket.deadline is None else ticket.deadline
-            if left and _somewhere_up(backends) and client.loop.time() + pause < deadline:
+            if left and _somewhere_up(backends) and _in_time(ticket, client.loop.time() + pause):
                 once_spent, reached = once_spent or again.once, (outcome, again)
                 await asyncio.sleep(pause)
                 continue
@@ -146,14 +144,18 @@ async def _gone_on(
 def _lost(outcome: Outcome, ticket: Ticket, backend: BackendState, spent: bool, now: float) -> Again | None:
     """A stream of a backend with `resume` that was lost before its first event. The second such loss of one request
     opens the breaker: it may be what kills."""
-    failure, plan = outcome.failure, backend.plan
-    if plan.resume == "off" or not ticket.record.stream or outcome.end is not End.FAILED or failure is None:
+    failure = outcome.failure
+    if backend.plan.resume == "off" or not ticket.record.stream or outcome.end is not End.FAILED or failure is None:
         return None
     if failure.kind is not FailureKind.RESET or now < backend.no_resume_until:
         return None
     if spent:
         open_breaker(backend, now)
-    return Again("lost", once=True)
+    return LOST
+
+
+def _in_time(ticket: Ticket, at: float) -> bool:
+    return ticket.deadline is None or at < ticket.deadline
 
 
 def _somewhere_up(backends: Sequence[tuple[RouteTarget, BackendState]]) -> bool:

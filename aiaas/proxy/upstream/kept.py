@@ -29,7 +29,7 @@ class KeptMemory:
 
 
 class KeptStream:
-    """What one client has of its stream: `fresh` reads, and those before them, compressed.
+    """The part of a stream that its client has: `fresh` reads, and those before them, compressed.
 
     fresh  appended to by the owner, which calls `squeeze` when there are SQUEEZED_AT
     """

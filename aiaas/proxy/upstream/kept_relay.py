@@ -35,7 +35,7 @@ from aiaas.proxy.upstream.usage_tap import split_events
 
 SAFE_EVENTS: Final = 8
 SAFE_SECONDS: Final = 1.0  # since the first text
-DONE: Final = b"data: [DONE]\n\n"
+LAST_EVENT: Final = b"data: [LAST_EVENT]\n\n"
 # A failure that says nothing about the endpoint, or that comes too late for another one.
 _NEVER: Final = (FailureKind.TIMEOUT, FailureKind.NO_RESOURCES)
 
@@ -259,8 +259,8 @@ class KeptRelay(Relay):
     def finish(self) -> None:
         """End an answer that lacks nothing but its end."""
         last = self._stream_tap.rest()
-        if self._record.path in paths.USAGE_ON_REQUEST and not self.relayed().endswith(DONE):
-            last += DONE
+        if self._record.path in paths.USAGE_ON_REQUEST and not self.relayed().endswith(LAST_EVENT):
+            last += LAST_EVENT
         self.in_gap = False
         if last:
             self._write(last)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from aiaas.proxy.telemetry.log import BACKLOG_LIMIT, FLUSH_INTERVAL, FdWriter, JsonLog, LibraryLog
-from aiaas.proxy.telemetry.record import Record
+from aiaas.proxy.telemetry.record import Record, Resumption
 from aiaas.proxy.telemetry.trace import Trace
 
 ROOT = Path(__file__).parents[3]
@@ -36,6 +36,16 @@ FIELDS = [
 def lines_of(blocks: list[bytes]) -> list[dict[str, Any]]:
     """The written bytes, decoded."""
     return [json.loads(line) for line in b"".join(blocks).splitlines()]
+
+
+RESUMED = [
+    "resumed",
+    "resume_outcome",
+    "resume_way",
+    "resume_reason",
+    "resume_gap_seconds",
+    "first_upstream",
+]
 
 
 def new_log(level: str = "info") -> tuple[JsonLog, list[bytes]]:
@@ -233,10 +243,36 @@ def test_library_log_record_is_a_line_with_its_traceback() -> None:
 MANUAL = (ROOT / "docs" / "logs.md").read_text()
 
 
+def test_stream_that_broke_off_has_fields_of_its_own() -> None:
+    """Behind all others; those without a value are absent."""
+    lines: list[bytes] = []
+    log = JsonLog(lines.append, lambda: 0.0, "info")
+    record = Record("r", "/v1/chat/completions", 0.0, "a")
+    record.resumption = Resumption("http://a", way="continue", outcome="differs", reason="thinking", gap=0.25)
+    log.request(record, 1.0)
+    record.resumption = Resumption("http://a")
+    log.request(record, 1.0)
+    log.flush()
+    whole, left = map(json.loads, b"".join(lines).splitlines())
+    assert list(whole.items())[len(FIELDS) :] == [
+        ("resumed", 0),
+        ("resume_outcome", "differs"),
+        ("resume_way", "continue"),
+        ("resume_reason", "thinking"),
+        ("resume_gap_seconds", 0.25),
+        ("first_upstream", "http://a"),
+    ]
+    assert {name: left[name] for name in RESUMED if name in left} == {
+        "resumed": 0,
+        "resume_outcome": "client_left",
+        "first_upstream": "http://a",
+    }
+
+
 def test_the_manual_has_every_field_of_a_request() -> None:
     """In the order in which the fields are written."""
     table = MANUAL.partition("## Requests")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*FIELDS, "trace_id"]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*FIELDS, "trace_id", *RESUMED]
 
 
 def test_the_manual_has_every_event() -> None:

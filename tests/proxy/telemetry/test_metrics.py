@@ -19,7 +19,7 @@ from aiaas.proxy.tasks import Keeper
 from aiaas.proxy.telemetry.key_counters import exposed
 from aiaas.proxy.telemetry.log import JsonLog
 from aiaas.proxy.telemetry.metrics import LATENCY_BUCKETS, LIMIT_OF, Metrics
-from aiaas.proxy.telemetry.record import NO_KEY, Record
+from aiaas.proxy.telemetry.record import NO_KEY, Record, Resumption
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.workers.merge import exposition, of_supervisor
 from tests.fakes.vllm import DONE, FakeVllm, Send, json_answer, stream, token_event, usage_event
@@ -60,6 +60,7 @@ def full() -> Metrics:
     metrics.turned_away("evicted")
     metrics.timings.gaps.labels("m").observe(0.02)
     metrics.retries("busy")
+    metrics.resumes.count("m", Resumption("http://e", outcome="resumed", gap=0.1))
     metrics.endpoint_up("b", "http://e", True)
     metrics.models_wrong("b", "http://e", 1)
     metrics.endpoint_bound("b", "http://e", 8)

@@ -9,7 +9,7 @@ import pytest
 
 from aiaas.proxy.telemetry.log import OTHER, JsonLog
 from aiaas.proxy.telemetry.readable import CODE_WORDS, REASON_WORDS, readable, written_as
-from aiaas.proxy.telemetry.record import Record
+from aiaas.proxy.telemetry.record import Record, Resumption
 from tests.test_docs import error_codes
 
 NOON = 1_795_418_168.25  # 2026-11-23 07:16:08.250 UTC
@@ -74,6 +74,18 @@ def test_an_answer_is_one_line_with_its_figures() -> None:
 def test_an_error_is_told_in_words(fields: dict[str, object], words: str) -> None:
     """The code, its meaning, who ended the request, and where."""
     assert words in shown(user="bob", model="coder", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"outcome": "resumed", "gap": 0.4}, "went on at http://b after 400 ms"),
+        ({"outcome": "not_resumable", "reason": "a tool call has begun"}, "http://a died, not_resumable: a tool call"),
+    ],
+)
+def test_a_stream_that_broke_off_is_told_in_words(fields: dict[str, Any], words: str) -> None:
+    """Whether it went on, and where."""
+    assert words in shown(**ANSWERED | {"upstream": "http://b"}, resumption=Resumption("http://a", **fields))
 
 
 def test_a_refused_key_is_told_with_its_address() -> None:

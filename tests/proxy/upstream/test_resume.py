@@ -32,7 +32,7 @@ from tests.fakes.vllm import (
 )
 from tests.waiting import until
 
-TEXT = "The quick brown fox jumps over the lazy dog and so on".split(" ")
+TEXT = ["The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "so", "on"]
 PIECES = [TEXT[0], *(f" {word}" for word in TEXT[1:])]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "temperature": 0}
 WITH_USAGE = CHAT | {"stream_options": {"include_usage": True}, "max_tokens": 12}
@@ -172,7 +172,7 @@ async def test_answer_that_must_not_go_on_ends_as_without_resume(gateway, replic
 
 
 async def test_stream_that_has_just_begun_does_not_go_on(gateway, replicas):
-    """What kills an engine does so early: it must not be carried to the next one."""
+    """A request that kills an engine does so early: it must not be carried to the next one."""
     line = await ends_as_without(gateway, replicas, CHAT, (Send(first(PIECES[:7])), Reset()))
     assert (line["resume_outcome"], line["resume_reason"]) == (
         "not_resumable",
@@ -225,7 +225,7 @@ async def test_client_that_did_not_ask_for_usage_gets_none(gateway, replicas):
     assert running.log_lines()[-1]["output_tokens"] == len(PIECES)
 
 
-async def test_engine_that_does_not_count_tokens_has_its_events_counted(gateway, replicas):
+async def test_events_are_counted_where_the_engine_counts_no_tokens(gateway, replicas):
     """Where `/tokenize` is away, an event counts as a token."""
     replicas[1].tokenizes = False
     replicas[0].play(Send(first(PIECES[:9])), Reset())
@@ -454,7 +454,7 @@ async def test_stream_that_broke_off_comes_before_requests_that_wait(gateway, re
     await asyncio.gather(busy, waiting)
 
 
-async def test_stream_for_whose_text_there_is_no_room_is_relayed_all_the_same(gateway, replicas):
+async def test_stream_without_room_for_its_text_is_relayed(gateway, replicas):
     """Over `resume_memory` a stream only loses its chance to go on."""
     many = ["x"] * 400
     replicas[0].play(Send(first(many)), Reset())
