@@ -37,7 +37,7 @@ class Delivered:
         """The part of this piece that the client does not have. Raises DiffersError where the rest of it is another."""
         self._join()
         known = min(len(piece), len(self._whole) - self._again)
-        if piece[:known] != self._whole[self._again : self._again + known]:
+        if known and piece[:known] != self._whole[self._again : self._again + known]:
             raise DiffersError("other text than was delivered")
         self._again += known
         return piece[known:]

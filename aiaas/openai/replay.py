@@ -16,6 +16,7 @@ from aiaas.errors import ClientError
 from aiaas.openai.joint import DiffersError
 from aiaas.openai.paths import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from aiaas.openai.replay_choices import Choices
+from aiaas.openai.replay_typed import Typed
 from aiaas.openai.resumable import NotResumableError
 from aiaas.openai.sse import EventSplitter, event_data
 from aiaas.openai.toplevel import UNREADABLE, top_level
@@ -39,6 +40,7 @@ _STATEFUL: Final[Mapping[str, Callable[[Any], bool]]] = {
 }
 # The types of the tools that the client runs itself, on the paths where the server runs others.
 _TOOLS: Final = {RESPONSES: ("function", "custom", "namespace"), MESSAGES: (None, "custom")}
+_PING: Final = b"event: ping\n"
 _RANDOM_SEED: Final = -1  # to vLLM the same as no seed
 
 
@@ -102,15 +104,15 @@ class Replayed:
 
         Raises NotResumableError where it is not clear what they say.
         """
-        if path not in (CHAT, COMPLETIONS):
+        if path not in _PATHS:
             raise NotResumableError("answers of this path are not compared")
         self.begun = False
-        self._rest: _Rest = Choices(path)
+        self._rest: _Rest = Choices(path) if path in (CHAT, COMPLETIONS) else Typed()
         splitter = EventSplitter(limit=len(relayed))
         try:
             for event in splitter.feed(relayed):
                 data = event_data(event)
-                if data is not None:
+                if data is not None and not event.startswith(_PING):
                     self._rest.deliver(data)
         except (*UNREADABLE, ClientError, DiffersError):
             raise NotResumableError("what was delivered cannot be read") from None
@@ -123,7 +125,7 @@ class Replayed:
         Raises DiffersError.
         """
         data = event_data(event)
-        if data is None:
+        if data is None or event.startswith(_PING):
             return event
         try:
             shown = self._rest.event(data)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiaas.openai.joint import DiffersError
 from aiaas.openai.paths import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, TRANSCRIPTIONS
 from aiaas.openai.replay import Replayed, is_deterministic
 from aiaas.openai.resumable import NotResumableError
@@ -75,6 +76,35 @@ def test_repeated_field_is_not_deterministic() -> None:
 def test_unreadable_request_is_not_deterministic(written: bytes) -> None:
     """Whatever the client sends."""
     assert not is_deterministic(written, CHAT)
+
+
+_EVENTS = (
+    b'data: {"id":"a","object":"c","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"ab"}}]}\n\n',
+    b'data: {"id":"a","object":"c","created":1,"model":"m","choices":[{"index":0,"text":"ab","token_ids":[1]}]}\n\n',
+    b'event: e\ndata: {"type":"content_block_delta","delta":{"type":"text_delta","text":"ab"},"index":0}\n\n',
+    b'event: e\ndata: {"type":"response.created","response":{"id":"a","created_at":1},"sequence_number":0}\n\n',
+    b'data: {"type":"response.output_text.delta","delta":"ab","item_id":"a","output_index":0,"logprobs":[]}\n\n',
+)
+_BROKEN = st.builds(
+    lambda event, at, size, new: event[:at] + new + event[at + size :],
+    st.sampled_from(_EVENTS),
+    st.integers(6, 100),
+    st.integers(0, 9),
+    st.sampled_from(
+        [b"", b'"', b"{", b"\xff", b"null", b"[1]", b'"\\ud83d"', b"9" * 5000, b"[" * 5000, b',"choices":']
+    ),
+)
+
+
+@given(st.sampled_from([CHAT, COMPLETIONS, RESPONSES, MESSAGES]), st.lists(_BROKEN), st.lists(_BROKEN))
+def test_broken_events_raise_no_other_error(path: str, relayed: list[bytes], second: list[bytes]) -> None:
+    """Whatever stands in them, on either side."""
+    try:
+        replayed = Replayed(path, b"".join(relayed))
+        for event in second:
+            replayed.event(event)
+    except (NotResumableError, DiffersError):
+        return
 
 
 def test_other_path_is_not_resumable() -> None:

@@ -1,4 +1,4 @@
-"""The rest of a chat or of a completion that is written once more: with what the client has, it is the whole answer."""
+"""The rest of a chat or of a completion that is written once more: with the delivered part, it is the whole answer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_second_answer_that_differs_shows_nothing_wrong(data: st.DataObject, pat
     changed = [*written]
     changed[index] = _changed(data, written[index])
     first = stream(data, path, written, FIRST)
-    cut = next(at for at, each in enumerate(first) if b'"finish_reason":"' in each and b'"index":%d' % index in each)
+    cut = next(at for at, each in enumerate(first) if b'"finish_reason":"' in each and b'[{"index":%d' % index in each)
     relayed = b"".join(first[: data.draw(st.integers(cut + 1, len(first)))])
     replayed = Replayed(path, relayed)
     shown = []
@@ -108,6 +108,18 @@ def test_half_delivered_call_goes_on_without_its_id() -> None:
     choice = json.loads(shown.removeprefix(b"data: "))["choices"][0]
     assert choice["delta"] == {"tool_calls": [{"index": 0, "function": {"arguments": '":1}'}}]}
     assert choice["finish_reason"] == "tool_calls"
+
+
+def test_role_and_old_calls_of_a_rewritten_event_are_left_out() -> None:
+    """Some engines write the role in each event, and the next call beside the end of one that was delivered."""
+    had = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    new = {"index": 1, "id": "d", "type": "function", "function": {"name": "g", "arguments": "{}"}}
+    replayed = Replayed(CHAT, chat({"role": "assistant", "content": "a", "tool_calls": [had]}))
+    both = chat({"role": "assistant", "content": "a", "tool_calls": [had, new]})
+    assert replayed.event(both) == chat({"content": "", "tool_calls": [new]})
+    replayed = Replayed(CHAT, chat({"content": "a", "tool_calls": [had]}))
+    end = chat({"content": "a", "tool_calls": [had]}, "tool_calls")
+    assert replayed.event(end) == chat({"content": ""}, "tool_calls")
 
 
 @pytest.mark.parametrize(
