@@ -107,7 +107,7 @@ def typed_heard(events: bytes) -> dict[str, Any]:
         numbers.append(read.pop("sequence_number", None))
         delta = read.get("delta")
         if read["type"].endswith(".delta"):
-            texts[f"{read['type']} {read['output_index']} {_named(read['item_id'], names)}"] += delta
+            texts[f"{read['type']} {read['output_index']} {names.setdefault(read['item_id'], len(names))}"] += delta
             tokens += [token["token"] for token in read.get("logprobs", [])]
         elif read["type"] == "content_block_delta" and "signature" not in delta:
             texts[f"{delta.pop('type')} {read['index']}"] += next(iter(delta.values()))
@@ -124,9 +124,8 @@ def _named(value: Any, names: dict[str, int]) -> Any:
     """The value with numbers for ids, and without the fields in which two engines differ."""
     if isinstance(value, dict):
         kept = {key: each for key, each in value.items() if key not in ("created_at", "logprobs", "usage", "signature")}
-        return {key: _named(each, names) for key, each in kept.items()}
-    if isinstance(value, list):
-        return [_named(each, names) for each in value]
-    if isinstance(value, str) and value.endswith(("first", "second", "-0", "-1")):
-        return names.setdefault(value, len(names))
-    return value
+        return {
+            key: names.setdefault(each, len(names)) if key in ("id", "item_id", "call_id") else _named(each, names)
+            for key, each in kept.items()
+        }
+    return [_named(each, names) for each in value] if isinstance(value, list) else value
