@@ -39,8 +39,11 @@ _ONCE: Final = ("prompt_token_ids", "prompt_text")  # in the first event alone
 
 
 class _Edit(NamedTuple):
+    """A change of one value: another one; nothing if `value` is None; or a list without its first `cut` entries."""
+
     path: ValuePath
-    value: bytes | None  # None removes it
+    value: bytes | None
+    cut: int = 0
 
 
 class _Answer:
@@ -85,7 +88,12 @@ class _Answer:
         for part in parts_of(choice):
             text = self.texts.get(part.name)
             left = part.piece if text is None else text.left(part.piece)
-            if left and part.stage and any(self.stages[name] not in ("", part.stage) for name in self.pending):
+            if (
+                left
+                and part.stage
+                and self.texts
+                and any(self.stages[name] not in ("", part.stage) for name in self.pending)
+            ):
                 raise DiffersError("new text in front of text that was delivered")
             lefts.append((part, left))
         if any(left for _, left in lefts):
@@ -114,7 +122,8 @@ class Choices:
     def __init__(self, path: str) -> None:
         self._path = path
         self._answers: dict[int, _Answer] = {}
-        self._frame = b""
+        self._frame = b""  # the first engine's
+        self._other = b""  # the second engine's
         self._head: _Frame | None = None
         self._prompt = False  # the client has the prompt's tokens
         self._usage = False
@@ -126,10 +135,11 @@ class Choices:
             self._done = True
             return
         event, choices = event_of(data, self._path)
-        frame, head = _head(data)
-        if self._head not in (None, head) or self._usage:
+        frame = frame_of(data)
+        if self._usage or frame != (self._frame or frame):
             raise DiffersError("events of two answers")
-        self._frame, self._head = frame, head
+        if not self._frame:
+            self._frame, self._head = frame, _head(frame)
         self._prompt = self._prompt or any(getattr(event, name) is not None for name in _ONCE)
         self._usage = self._is_usage(event.usage, choices)
         for choice in choices:
@@ -143,17 +153,19 @@ class Choices:
         framed = self._framed(data)
         if self._is_usage(event.usage, choices):
             return self._last(framed, had=self._usage)
-        shown = [self._shown(position, choice, framed) for position, choice in enumerate(choices)]
-        if not any(shown):
+        edits = [self._edits(choice) for choice in choices]
+        if all(each is None for each in edits):
             return b""
         if self._usage or self._done:
             raise DiffersError("the answer goes on behind its end")
-        changed = set_at(framed, ("choices",), list_of(each for each in shown if each))
-        if changed == framed or not self._prompt:
-            return changed
-        for name in _ONCE:
-            changed = set_field(changed, name, b"null") if getattr(event, name) is not None else changed
-        return changed
+        if not any(each is None or each for each in edits):
+            return framed
+        entries = entries_of(value_at(framed, ("choices",)))
+        changed = [_changed(entry, each) for entry, each in zip(entries, edits, strict=True) if each is not None]
+        framed = set_field(framed, "choices", list_of(changed))
+        for name in _ONCE if self._prompt else ():
+            framed = set_field(framed, name, b"null") if getattr(event, name) is not None else framed
+        return framed
 
     def _last(self, data: bytes, *, had: bool) -> bytes:
         """Data that come behind all choices."""
@@ -168,40 +180,44 @@ class Choices:
 
     def _framed(self, data: bytes) -> bytes:
         """The data under the first stream's id."""
-        frame, head = _head(data)
-        if self._head is None:
-            self._frame, self._head = frame, head
-        if (head.object, head.model) != (self._head.object, self._head.model):
-            raise DiffersError("another model than before")
+        frame = frame_of(data)
+        if not self._other or frame != self._other:
+            head = _head(frame)
+            if self._head is None:
+                self._frame, self._head = frame, head
+            if (head.object, head.model) != (self._head.object, self._head.model):
+                raise DiffersError("another model than before")
+            self._other = frame
         return self._frame + data[len(frame) :]
 
-    def _shown(self, position: int, choice: ChoicePart, data: bytes) -> bytes:
-        """The choice at `position` of the event as it is for the client; empty if nothing of it is new."""
-        written = value_at(data, ("choices", position))
+    def _edits(self, choice: ChoicePart) -> list[_Edit] | None:
+        """What to change in a choice for the client; None if nothing of it is new."""
         answer = self._answers.setdefault(choice.index, _Answer())
         lefts = answer.left(choice)
         end = answer.is_end(choice)
         role = choice.role is not None and not answer.role
         calls = _new_calls(answer, choice, lefts)
         if not (end or role or any(calls) or any(left for _, left in lefts)):
-            return b""
-        edits = [edit for part, left in lefts if len(left) < len(part.piece) for edit in _edits(part, left, written)]
+            return None
+        edits = [edit for part, left in lefts if len(left) < len(part.piece) for edit in _cuts(part, left)]
         if choice.role is not None and answer.role:
             edits.append(_Edit(("delta", "role"), None))
         for at, call in enumerate(choice.calls):
             had = answer.calls.get(call.index, frozenset())
             names = [name for name in ("id", "type") if name in had and getattr(call, name) is not None]
             edits += [_Edit(("delta", "tool_calls", at, name), None) for name in names]
-        if edits and answer.prompt and choice.prompt_token_ids is not None:
+        if not edits:
+            return edits
+        if answer.prompt and choice.prompt_token_ids is not None:
             edits.append(_Edit(("prompt_token_ids",), b"null"))
-        for edit in edits:
-            written = set_at(written, edit.path, edit.value)
-        return _without_old_calls(written, calls) if edits else written
+        if calls and not any(calls):
+            return [*edits, _Edit(("delta", "tool_calls"), None)]
+        old = [at for at, new in enumerate(calls) if not new]
+        return edits + [_Edit(("delta", "tool_calls", at), None) for at in reversed(old)]
 
 
-def _head(data: bytes) -> tuple[bytes, _Frame]:
-    frame = frame_of(data)
-    return frame, _FRAME.decode(frame + b"}")
+def _head(frame: bytes) -> _Frame:
+    return _FRAME.decode(frame + b"}")
 
 
 def _new_calls(answer: _Answer, choice: ChoicePart, lefts: list[tuple[Part, TextPart]]) -> list[bool]:
@@ -214,19 +230,20 @@ def _new_calls(answer: _Answer, choice: ChoicePart, lefts: list[tuple[Part, Text
     ]
 
 
-def _edits(part: Part, left: TextPart, written: bytes) -> list[_Edit]:
+def _cuts(part: Part, left: TextPart) -> list[_Edit]:
     """The changes that leave `left` of a part."""
     if isinstance(left, list):
-        cut = len(part.piece) - len(left)
-        return [_Edit(path, list_of(entries_of(value_at(written, path))[cut:])) for path in part.paths]
+        return [_Edit(path, None, len(part.piece) - len(left)) for path in part.paths]
     # A client puts the pieces of a name together, and may take a second name, even an empty one, for a second call.
     is_name = part.paths[0][-1] == "name"
     return [_Edit(part.paths[0], None if is_name and not left else msgspec.json.encode(left))]
 
 
-def _without_old_calls(written: bytes, calls: list[bool]) -> bytes:
-    """A choice without the parts of calls that have no news."""
-    for at in reversed(range(len(calls))):
-        if not calls[at]:
-            written = set_at(written, ("delta", "tool_calls", at), None)
-    return set_at(written, ("delta", "tool_calls"), None) if calls and not any(calls) else written
+def _changed(written: bytes, edits: list[_Edit]) -> bytes:
+    """A choice with these changes, in order."""
+    for edit in edits:
+        value = edit.value
+        if edit.cut:
+            value = list_of(entries_of(value_at(written, edit.path))[edit.cut :])
+        written = set_at(written, edit.path, value)
+    return written
