@@ -1,9 +1,9 @@
 """Fixtures of the end-to-end tests.
 
 `engine` and `crowded_engine` come twice: as the simulator, always, and as the real vLLM, in tests then marked `vllm`.
-$AIAAS_VLLM_URL (default options), $AIAAS_VLLM_CROWDED_URL and $AIAAS_VLLM_INTERVAL_URL name servers that run already,
-to spare the 30 s of a start while working on a test; `running_vllm`, CROWDED and INTERVAL in processes.py say how they
-are started.
+$AIAAS_VLLM_URL (default options), $AIAAS_VLLM_CROWDED_URL, $AIAAS_VLLM_INTERVAL_URL and $AIAAS_VLLM_CALLS_URL name
+servers that run already, to spare the 30 s of a start while working on a test; `running_vllm`, CROWDED, INTERVAL and
+CALLS in processes.py say how they are started.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import (
+    CALLS,
     CROWDED,
     CROWDED_KEY,
     INTERVAL,
@@ -49,6 +50,12 @@ def vllm_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def vllm_interval_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real vLLM that writes eight tokens into an event of a stream."""
     yield from _vllm(request, tmp_path_factory, "AIAAS_VLLM_INTERVAL_URL", INTERVAL)
+
+
+@pytest.fixture(scope="module")
+def vllm_calls_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real vLLM that parses the calls of tools."""
+    yield from _vllm(request, tmp_path_factory, "AIAAS_VLLM_CALLS_URL", CALLS)
 
 
 @pytest.fixture(scope="session")

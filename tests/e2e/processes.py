@@ -30,6 +30,7 @@ ALIAS = "gpt-oss-20b"
 CROWDED_KEY = "sk-wire"
 CROWDED = ("--max-num-seqs", "1", "--max-num-queued-reqs", "3", "--api-key", CROWDED_KEY, "--enable-request-id-headers")
 INTERVAL = ("--stream-interval", "8")
+CALLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 VLLM_OPTIONS = ("--dtype", "bfloat16", "--max-model-len", "2048", "--enforce-eager")
 START_WITHIN = 500.0  # seconds; less than the `--timeout` of nox -s vllm
 VLLM_ENVIRONMENT = {
