@@ -35,7 +35,7 @@ from aiaas.proxy.upstream.usage_tap import split_events
 
 SAFE_EVENTS: Final = 8
 SAFE_SECONDS: Final = 1.0  # since the first text
-LAST_EVENT: Final = b"data: [LAST_EVENT]\n\n"
+LAST_EVENT: Final = b"data: [DONE]\n\n"
 # A failure that says nothing about the endpoint, or that comes too late for another one.
 _NEVER: Final = (FailureKind.TIMEOUT, FailureKind.NO_RESOURCES)
 

@@ -171,6 +171,55 @@ async def test_answer_that_must_not_go_on_ends_as_without_resume(gateway, replic
     assert not replicas[1].posts
 
 
+GRAMMAR = WITH_USAGE | {"response_format": {"type": "json_object"}}
+
+
+def whole_again(pieces: Sequence[str]) -> bytes:
+    """The whole stream of another engine."""
+    told = [event({"content": piece}, created=2) for piece in pieces]
+    ends = [event({"content": ""}, "stop", created=2), usage(PROMPT, len(PIECES), created=2), DONE]
+    return STREAM_HEAD + b"".join(map(chunk, (event(ROLE, created=2), *told, *ends))) + LAST_CHUNK
+
+
+@pytest.mark.parametrize("death", DEATHS)
+async def test_deterministic_request_is_sent_again_and_the_rest_flows(gateway, replicas, death):
+    """The part that the client has is skipped, however the second engine divides its text into events."""
+    replicas[0].play(Send(first(PIECES[:9])), *death)
+    replicas[1].play(Send(whole_again(["".join(PIECES[:4]), "".join(PIECES[4:9]), *PIECES[9:]])))
+    running = await resuming(gateway, replicas)
+    got = await (await running.client()).post(GRAMMAR)
+    assert got.body == whole()
+    assert replicas[1].posts[0].json == replicas[0].posts[0].json
+    line = running.log_lines()[-1]
+    assert (line["resume_way"], line["resume_outcome"]) == ("replay", "resumed")
+    assert (line["input_tokens"], line["output_tokens"]) == (PROMPT, len(PIECES))
+
+
+async def test_replay_that_differs_ends_with_the_error_event(gateway, replicas):
+    """The second engine was not as deterministic as the first: nothing of it reaches the client."""
+    replicas[0].play(Send(first(PIECES[:9])), Reset())
+    replicas[1].play(Send(whole_again(["Other", *PIECES[1:]])))
+    running = await resuming(gateway, replicas)
+    got = await (await running.client()).post(GRAMMAR)
+    assert got.body == first_body(PIECES[:9]) + error_of_ours()
+    assert running.log_lines()[-1]["resume_outcome"] == "differs"
+
+
+async def test_answer_that_took_longer_than_resume_wait_is_not_replayed(gateway, replicas):
+    """Its client would wait as long again."""
+    go = asyncio.Event()
+    replicas[0].play(
+        Send(first(PIECES[:5])), Wait(go), Send(b"".join(chunk(event({"content": "a"})) for _ in range(9))), Reset()
+    )
+    running = await resuming(gateway, replicas, resume_wait="10ms")
+    answering = asyncio.ensure_future((await running.client()).post(GRAMMAR))
+    await until(lambda: bool(running.gateway.live) and running.gateway.live[0].events > 0)
+    await asyncio.sleep(0.02)
+    go.set()
+    assert (await answering).body.endswith(error_of_ours())
+    assert running.log_lines()[-1]["resume_reason"] == "to generate it again would take longer than resume_wait"
+
+
 async def test_stream_that_has_just_begun_does_not_go_on(gateway, replicas):
     """A request that kills an engine does so early: it must not be carried to the next one."""
     line = await ends_as_without(gateway, replicas, CHAT, (Send(first(PIECES[:7])), Reset()))
