@@ -59,7 +59,7 @@ class Joint:
             return b""
         if self._overlap and not self._blanks and (delta.calls or read.choice.finish_reason is not None):
             raise DiffersError("the answer ends before what was delivered")
-        return _as_event(data)
+        return _as_event(data if read.usage is None else self._usage(read, data))
 
     def _left(self, text: str) -> str:
         """The part of `text` that the client does not have yet."""

@@ -22,6 +22,7 @@ import aiohttp
 import psutil
 import pytest
 
+from tests.e2e.cutting import Cutter, Recorder, listening
 from tests.e2e.processes import (
     MODEL,
     START_WITHIN,
@@ -226,3 +227,85 @@ def test_no_stream_dies_with_its_replica(
     assert sum(number for fault, number in faults.items() if fault) == early
     used = sum(answer.data[-1]["usage"]["completion_tokens"] for answer in (*calm, *answers) if not answer.fault)
     assert tokens == used if not early else tokens >= used
+
+
+# -- cuts anywhere -------------------------------------------------------------------------------------------------
+
+CUTS = 300
+CUT_TOKENS = 80
+STOPS = ["</", "zzz", "import os"]
+
+
+async def uncut(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any]
+) -> tuple[str, list[tuple[str, list[int]]]]:
+    """The whole answer's text, and behind each event the text and the ids of the prompt and of the text."""
+    answer = await ask(session, url, "none", body | {"return_token_ids": True})
+    assert not answer.broke
+    ids: list[int] = []
+    told: list[tuple[str, list[int]]] = []
+    text = ""
+    for data in answer.data:
+        if prompt := data.get("prompt_token_ids"):
+            ids = list(prompt)
+        for choice in data["choices"]:
+            text += choice["delta"].get("content") or ""
+            ids = ids + (choice.get("token_ids") or [])
+            told.append((text, ids))
+    return text, told
+
+
+async def tokens_of(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> list[int]:
+    """The prompt of a continuation, as the engine reads it."""
+    asked = {name: body[name] for name in ("model", "messages", "continue_final_message", "add_generation_prompt")}
+    async with session.post(url + "/tokenize", json=asked) as response:
+        return list((await response.json())["tokens"])
+
+
+async def cut_and_compare(url: str, folder: Path) -> Counter[str]:
+    """How many answers were cut, were the uncut ones, and why the others were not."""
+    counted: Counter[str] = Counter()
+    cutter, recorder = Cutter(url, 7, 10, 60), Recorder(url)
+    gate = asyncio.Semaphore(25)
+    async with listening(cutter) as cutting, listening(recorder) as recording:
+        fields = BACKEND | {"urls": [cutting, recording], "balance": "round_robin", "health": {"silent_after": "0s"}}
+        gateway = await asyncio.to_thread((starting := ExitStack()).enter_context, running_gateway(folder, fields))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+            async def one(number: int) -> None:
+                stops = {"stop": STOPS} if number % 15 == 0 else {}
+                body = request(number, max_tokens=CUT_TOKENS, **stops)
+                async with gate:
+                    text, told = await uncut(session, url, body)
+                    answer = await ask(session, gateway.url, gateway.key, body)
+                name = answer.data[0]["id"].removeprefix("chatcmpl-")
+                asked = recorder.asked.get(name, {})
+                counted["all"] += 1
+                if "continue_final_message" not in asked:
+                    counted["not cut" if answer.text == text else f"not resumed, {answer.fault[:50]}"] += 1
+                    return
+                kept = asked["messages"][-1]["content"]
+                sampled = [ids for told_text, ids in told if told_text == kept]
+                same = await tokens_of(session, url, asked) in sampled
+                if any("error" in data for data in answer.data):
+                    counted["error event" if text.startswith(answer.text) else "wrong, then an error event"] += 1
+                elif answer.text == text:
+                    counted["equal"] += 1
+                    wrong = answer.fault if "usage" not in answer.fault else ""
+                    counted[f"not one answer: {wrong}"] += bool(wrong)
+                else:
+                    counted["differs although the ids are the same" if same else "differs, other ids"] += 1
+
+            try:
+                await asyncio.gather(*(one(number) for number in range(2 * CUTS)))
+            finally:
+                await asyncio.to_thread(starting.close)
+    return +counted
+
+
+def test_answer_cut_anywhere_is_the_uncut_one(survivor: Replica, tmp_path: Path) -> None:
+    """Wherever the text tokenizes back; each other answer is another one or ends, and the ids differ."""
+    counted = asyncio.run(cut_and_compare(survivor.url, tmp_path))
+    print(f"\n{dict(counted)}")
+    assert counted["equal"] > 0.8 * CUTS
+    assert not [name for name in counted if name.startswith(("not one", "wrong", "differs although"))]

@@ -54,6 +54,19 @@ def test_usage_is_that_of_the_whole_answer() -> None:
     assert shown == usage_event(10, 5)
 
 
+def test_usage_on_every_event_is_that_of_the_whole_answer() -> None:
+    """A vLLM with --enable-force-include-usage tells it with the text, too."""
+
+    def with_usage(text: str, prompt: int, completion: int) -> bytes:
+        counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        told = b',"usage":' + json.dumps(counts, separators=(",", ":")).encode() + b"}"
+        return event({"content": text}).removesuffix(b"}\n\n") + told + b"\n\n"
+
+    cut = cut_of("so far")
+    rest = continuation(request(), cut, "exact")
+    assert joined(cut, rest, [with_usage(" on", 12, 1)], delivered=2) == with_usage(" on", 10, 3)
+
+
 def test_answer_of_which_only_the_role_came_is_asked_for_again() -> None:
     """The request is the client's own, and the second role is dropped."""
     cut = chat_cut(event(ROLE))

@@ -274,6 +274,10 @@ class KeptRelay(Relay):
             self.in_gap = False
             self._stop()
 
+    def last_byte(self) -> float | None:
+        """As in Relay; None also while the rest has not begun, since the second engine has to read the prompt first."""
+        return None if self._joiner is not None and self.gap is None else super().last_byte()
+
     # -- joining -----------------------------------------------------------------------------------------------------
 
     def head(self, status: int, headers: HeaderList) -> None:

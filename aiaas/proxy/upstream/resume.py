@@ -255,7 +255,7 @@ def _judge(relay: KeptRelay, ticket: Ticket, backend: BackendState) -> None:
         resumption.outcome = "resumed"
     elif relay.differs:
         resumption.outcome, resumption.reason = "differs", relay.differs
-    else:
+    elif ticket.record.error_code is None:  # else the client was too slow, or the gateway drains
         resumption.outcome = "died_again"
         resumption.reason = "" if outcome.failure is None else outcome.failure.detail
         open_breaker(backend, asyncio.get_running_loop().time())

@@ -20,6 +20,7 @@ from tests.fakes.vllm import (
     STREAM_HEAD,
     Close,
     FakeVllm,
+    Flood,
     Hang,
     Reset,
     Send,
@@ -514,3 +515,33 @@ async def test_stream_without_room_for_its_text_is_relayed(gateway, replicas):
     assert got.body == first_body(many) + error_of_ours()
     assert "resumed" not in running.log_lines()[-1]
     assert running.gateway.fleet.kept.used == 0
+
+
+async def test_stream_that_waits_for_its_rest_does_not_look_like_a_hang(gateway, replicas):
+    """The second engine reads a prompt: the no-byte rule must not take it down with its other streams."""
+    replicas[0].play(Send(first(PIECES[:9])), Reset())
+    go = asyncio.Event()
+    replicas[1].play(Send(STREAM_HEAD), Wait(go), Send(rest(PIECES[9:], 9).removeprefix(STREAM_HEAD)))
+    running = await resuming(gateway, replicas)
+    answering = asyncio.ensure_future((await running.client()).post(WITH_USAGE))
+    await until(lambda: bool(replicas[1].posts))
+    [stream] = [stream for endpoint in running.endpoints() for stream in endpoint.streams]
+    assert stream.last_byte() is None
+    go.set()
+    assert (await answering).body == whole()
+
+
+async def test_slow_client_of_a_joined_answer_does_not_open_the_breaker(gateway, replicas):
+    """It says nothing about the engines."""
+    replicas[0].play(Send(first(PIECES[:9])), Reset())
+    flood = chunk(event({"content": "x" * 60_000}, created=2))
+    replicas[1].play(Send(STREAM_HEAD), Flood(flood, 50_000_000))
+    running = await resuming(gateway, replicas, timeout="300ms")
+    client = await running.client(receive_buffer=4096)
+    client.send(client.request(CHAT))
+    await client.head()
+    await until(lambda: bool(replicas[1].posts) and replicas[1].posts[0].gone.is_set(), 4)
+    await running.quiet()
+    line = running.log_lines()[-1]
+    assert (line["error_code"], line["resume_outcome"]) == ("client_too_slow", "client_left")
+    assert running.backend().no_resume_until < 0
