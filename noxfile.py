@@ -169,6 +169,15 @@ def routing(session: nox.Session) -> None:
 
 
 @nox.session
+def resume(session: nox.Session) -> None:
+    """Streams go on when one of two real vLLM dies in four ways, and wherever they are cut (docs/resume.md); ten
+    minutes on a quiet machine."""
+    install(session)
+    session.run("python", "tests/e2e/vllm/setup.py")
+    session.run("python", "-m", "pytest", "-m", "resume", "tests/e2e", "-n", "0", "-s", *session.posargs)
+
+
+@nox.session
 def observe(session: nox.Session) -> None:
     """Client, log, metrics, ledger and engines count the same; each alert fires with its fault, and stops.
 
