@@ -256,7 +256,6 @@ class Relay(Pause):
         self._pass_on(data)
 
     def _pass_on(self, data: bytes) -> None:
-        """Whole events."""
         tap = self._stream_tap
         data = tap.read(data)
         if tap.failed_first and not self.committed:
@@ -284,8 +283,6 @@ class Relay(Pause):
             self._give_up(FailureKind.MALFORMED, f"an event of more than {MAX_EVENT} bytes")
             return b""
         return data
-
-    # -- to the client --------------------------------------------------------------------------------------------
 
     def _commit(self, data: bytes, *, whole: bool) -> None:
         """Send the status: head and first bytes in one write."""
@@ -372,8 +369,7 @@ class Relay(Pause):
 
     def _drop_client(self) -> None:
         self._upstream.abort(self)
-        self._record.ended_by = "client"
-        self._record.error_code = "client_too_slow"
+        self._record.ended_by, self._record.error_code = "client", "client_too_slow"
         if self._client.transport is not None:
             self._client.transport.abort()
         self._finish(Outcome(End.BROKEN, failure=Failure(FailureKind.TIMEOUT, "the client stopped reading")))
