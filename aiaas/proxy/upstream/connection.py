@@ -38,8 +38,7 @@ from aiaas.proxy.client.liveness import watch_upstream
 from aiaas.proxy.upstream.dial import ClientTls, Dialer, why_unresolved
 from aiaas.proxy.upstream.usual import usual_answer
 
-# vLLM closes a connection 5.0 s after its last answer.
-IDLE_LIMIT = 4.0
+IDLE_LIMIT = 4.0  # vLLM closes a connection 5.0 s after its last answer
 # Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -57,6 +56,7 @@ class FailureKind(Enum):
     RESET = "reset"  # the connection died before the answer was whole
     MALFORMED = "malformed"  # not HTTP
     TRUNCATED = "truncated"  # a stream with a clean end that lacks its last event
+    MOVED = "moved"  # we have left it: the endpoint drains
     ENGINE = "engine"  # the engine said in a 200 stream, or by a 500 of its own, that it is dying
     NO_RESOURCES = "no resources"  # this process has no descriptors, ports or buffers left; the backend is not to blame
     TIMEOUT = "timeout"  # silent for longer than allowed

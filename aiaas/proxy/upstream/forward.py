@@ -34,6 +34,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -54,7 +55,7 @@ from aiaas.proxy.upstream.kept_relay import KeptRelay
 from aiaas.proxy.upstream.lacking import engine_lacks, try_again
 from aiaas.proxy.upstream.refusals import NO_SDK_RETRY, NO_SDK_RETRY_HEADER, error_from_between, failure_error
 from aiaas.proxy.upstream.relay import Relay
-from aiaas.proxy.upstream.resume import go_on, open_breaker
+from aiaas.proxy.upstream.resume import go_on, may_move, open_breaker
 from aiaas.proxy.upstream.send_form import send_form
 from aiaas.proxy.upstream.slots import take, wait_for_slot, with_position
 
@@ -211,6 +212,7 @@ async def _attempt(
     relay: Relay
     if record.stream and backend.plan.resume != "off":
         relay = KeptRelay(client, connection, ticket, target.backend, gaps, pool.fingerprints, backend.kept)
+        relay.may_move = partial(may_move, ticket, target, backend)
     else:
         relay = Relay(client, connection, ticket, target.backend, gaps, pool.fingerprints)
     endpoint.streams.add(relay)

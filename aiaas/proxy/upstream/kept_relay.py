@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiaas.errors import UpstreamError
@@ -51,6 +52,7 @@ class KeptRelay(Relay):
     """As a Relay. In the gap its outcome is End.CUT, and `resume.py` calls `go_on_with` or `give_up`, or `abort`.
 
     in_gap   its endpoint has died, and none has gone on yet
+    may_move  tells whether another endpoint can continue it as it is now
     differs  what the second endpoint wrote otherwise; empty where it did not
     gap      seconds without an event while the stream changed its endpoint; None where it did not
     """
@@ -66,6 +68,7 @@ class KeptRelay(Relay):
         memory: KeptMemory,
     ) -> None:
         super().__init__(client, upstream, ticket, backend, gaps, fingerprints)
+        self.may_move: Callable[[KeptRelay], bool] | None = None
         self._kept: KeptStream | None = KeptStream(memory)
         self._withheld = b""
         self._joiner: Joiner | None = None
@@ -153,11 +156,14 @@ class KeptRelay(Relay):
         else:
             super().failed(failure)
 
-    def move(self) -> None:
-        """The endpoint is about to go: leave it now, if another one may go on."""
-        if self._outcome is None and self._kept is not None and self.committed and self.is_safe:
-            self._upstream.abort(self)
-            self._cut(Failure(FailureKind.RESET, "the endpoint drains"))
+    def move(self) -> bool:
+        """The endpoint is about to go: leave it, if another one can continue. Returns whether it has left."""
+        flows = self._outcome is None and self._kept is not None and self.committed
+        if not flows or self.may_move is None or not self.may_move(self):
+            return False
+        self._upstream.abort(self)
+        self._cut(Failure(FailureKind.MOVED, "its endpoint drains"))
+        return True
 
     def _cut(self, died: Failure | None) -> None:
         self._died, self.in_gap, self._cut_at = died, True, self._last_read

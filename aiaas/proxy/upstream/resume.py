@@ -108,6 +108,17 @@ async def go_on(
         metrics.resumes.count(ticket.route.model, resumption)
 
 
+def may_move(ticket: Ticket, target: RouteTarget, backend: BackendState, relay: KeptRelay) -> bool:
+    """Whether another endpoint that is up can continue a stream. One that would have to be generated again stays where
+    it is: that costs less."""
+    if not any(endpoint.up and relay not in endpoint.streams for endpoint in backend.endpoints):
+        return False
+    try:
+        return not relay.is_finished and _way(relay, ticket, target, backend).name == "continue"
+    except NotResumableError:
+        return False
+
+
 def _given_up(relay: KeptRelay) -> Outcome:
     relay.give_up()
     return relay.outcome
