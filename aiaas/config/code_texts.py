@@ -186,6 +186,11 @@ CODES: Final = MappingProxyType(
             "`/v1/traces` (usual port: 4318; 4317 is that of gRPC, which aiaas does not speak). `headers` are further "
             "headers for it; aiaas itself writes those that frame the request.",
         ),
+        codes.ALL_DRAIN: (
+            "All replicas of a backend drain (warning)",
+            "A replica with `drain: true` gets no new requests. If all of them drain, each new request for the model "
+            "gets 503, unless another backend serves it. Keep one replica without `drain`, or write `enabled: false`.",
+        ),
         codes.KEYS_FILE: (
             "The key file is missing, or has no keys (warning)",
             "`aiaas serve` starts, and rejects every request until the key file exists. `aiaas keys create NAME` "

@@ -61,6 +61,7 @@ def full() -> Metrics:
     metrics.timings.gaps.labels("m").observe(0.02)
     metrics.retries("busy")
     metrics.endpoint_up("b", "http://e", True)
+    metrics.endpoint_drains("b", "http://d")
     metrics.models_wrong("b", "http://e", 1)
     metrics.endpoint_bound("b", "http://e", 8)
     metrics.timings.queue_wait.labels("default").observe(0.1)
