@@ -158,7 +158,9 @@ async def _ask(plan: Plan, backend: BackendPlan) -> list[_Asked]:
             state.resolved(await addresses_of(backend.dns.host, backend.dns.port))
         except (OSError, UnicodeError) as error:
             return [_Asked(f"{backend.dns.host}:{backend.dns.port}", why_unresolved(error))]
-    return await asyncio.gather(*[_ask_endpoint(plan, endpoint) for endpoint in state.endpoints])
+    return await asyncio.gather(
+        *[_ask_endpoint(plan, endpoint) for endpoint in state.endpoints if not endpoint.draining]
+    )
 
 
 async def _ask_endpoint(plan: Plan, endpoint: EndpointState) -> _Asked:

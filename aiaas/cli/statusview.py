@@ -58,7 +58,7 @@ def _endpoint_rows(status: Status) -> Iterator[tuple[str, ...]]:
     yield "BACKEND", "ENDPOINT", "STATE", "FOR", "IN FLIGHT", "QUEUED", "MODELS"
     for backend in status.backends:
         for number, endpoint in enumerate(backend.endpoints):
-            state = "up" if endpoint.up else "DOWN"
+            state = "draining" if endpoint.draining else "up" if endpoint.up else "DOWN"
             queued = str(backend.queued) if number == 0 else ""
             row = (backend.name, endpoint.url, state, time_span(status.now - endpoint.since))
             yield *row, _in_flight(endpoint), queued, _models(endpoint)

@@ -172,12 +172,16 @@ def _endpoints(reached: Sequence[Status]) -> _Table:
             queued[backend.name] += backend.queued
     rows = []
     for (name, url), found in groups.items():
-        up = sum(endpoint.up for _, _, endpoint in found)
+        drains = any(endpoint.draining for _, _, endpoint in found)
+        up = len(found) if drains else sum(endpoint.up for _, _, endpoint in found)
         state = "✓ up" if up == len(found) else "✗ down" if not up else f"✗ up for {up} of {len(found)}"
+        state = "draining" if drains else state
         ends = [endpoint for _, _, endpoint in found]
         bounds = [endpoint.max_inflight for endpoint in ends if endpoint.max_inflight is not None]
         used = f"{sum(endpoint.in_flight for endpoint in ends):,}" + (f"/{sum(bounds):,}" if bounds else "")
-        since = min(status.now - endpoint.since for status, _, endpoint in found if endpoint.up or up < len(found))
+        since = min(
+            status.now - endpoint.since for status, _, endpoint in found if endpoint.up or drains or up < len(found)
+        )
         why = next((text for endpoint in ends if (text := endpoint.reason or endpoint.problem)), "")
         rows.append(
             ((up == len(found), -queued[name]), (name, url, state, short_span(since), used, f"{queued[name]:,}", why))

@@ -76,6 +76,23 @@ def _argument(value: object) -> object:
     raise ValueError("must be text, a number, true, false, null, a list of those, or a mapping")
 
 
+class Replica(Section):
+    """An address of a replica in its long form."""
+
+    url: Text
+    """The address: `http://host:port`, without `/v1`."""
+
+    drain: Flag = False
+    """true sends this replica no new requests, and lets those that it has finish there: before an update, or to take it
+    out of service. Its health is not reported meanwhile. A reload puts a change in force."""
+
+
+ReplicaEntry = Annotated[
+    Annotated[Text, Tag(SHORT_FORM)] | Annotated[Replica, Tag(LONG_FORM)],
+    Discriminator(entry_form),
+]
+
+
 class Engine(Section):
     """A process that `aiaas serve` starts for this backend, and stops when it exits. It listens on 127.0.0.1 only."""
 
@@ -192,9 +209,10 @@ class Backend(Section):
     url: Text | None = None
     """Its one address: `http://host:port`, without `/v1`."""
 
-    urls: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Several addresses of replicas that serve the same models. aiaas resolves host names in `url` and `urls` every 5 s
-    in the background, and keeps the last known addresses while DNS fails."""
+    urls: Annotated[tuple[ReplicaEntry, ...], Field(min_length=1)] | None = None
+    """Several addresses of replicas that serve the same models: each is text, or a mapping with `url` and `drain`.
+    aiaas resolves host names in `url` and `urls` every 5 s in the background, and keeps the last known addresses while
+    DNS fails."""
 
     dns: Text | None = None
     """`name:port`; every address that the name resolves to is one endpoint, such as the pods behind a headless Service
@@ -314,12 +332,20 @@ class Backend(Section):
             return 0.0 if self.resume == "off" else SILENT_AFTER
         return self.health.silent_after
 
+    def replicas(self) -> Iterator[tuple[Path, Replica]]:
+        """Yield the addresses of `url` and `urls` in long form, each with the field that has it."""
+        if self.url is not None:
+            yield ("url",), Replica(url=self.url)
+        for index, entry in enumerate(self.urls or ()):
+            if isinstance(entry, str):
+                yield ("urls", index), Replica(url=entry)
+            else:
+                yield ("urls", index, "url"), entry
+
     def addresses(self) -> Iterator[tuple[Path, Address]]:
         """Yield the written addresses, each with its field. Raises ValueError at one that cannot be read."""
-        if self.url is not None:
-            yield ("url",), parse_url(self.url)
-        for index, url in enumerate(self.urls or ()):
-            yield ("urls", index), parse_url(url)
+        for path, replica in self.replicas():
+            yield path, parse_url(replica.url)
         if self.dns is not None:
             yield ("dns",), parse_dns(self.dns)
 

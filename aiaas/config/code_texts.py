@@ -191,6 +191,11 @@ CODES: Final = MappingProxyType(
             "A stream goes on at another endpoint of the same backend: name at least two, with `health.silent_after` "
             "shorter than `timeout`. A Service of Kubernetes is one endpoint: write its headless twin as `dns`.",
         ),
+        codes.ALL_DRAIN: (
+            "All replicas of a backend drain (warning)",
+            "A replica with `drain: true` gets no new requests. If all of them drain, each new request for the model "
+            "gets 503, unless another backend serves it. Keep one replica without `drain`, or write `enabled: false`.",
+        ),
         codes.KEYS_FILE: (
             "The key file is missing, or has no keys (warning)",
             "`aiaas serve` starts, and rejects every request until the key file exists. `aiaas keys create NAME` "

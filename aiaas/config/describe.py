@@ -62,7 +62,7 @@ def _section(schema: dict[str, Any], section: dict[str, Any], path: Path) -> Ite
 
 
 def _heading(path: Path) -> str:
-    names = {"backends": "NAME", "env": "NAME", "models": "0"}
+    names = {"backends": "NAME", "env": "NAME", "models": "0", "urls": "0"}
     parts = [names.get(str(path[i - 1]), "*") if part == "*" else str(part) for i, part in enumerate(path)]
     return ".".join(parts).replace(".0", "[]")
 

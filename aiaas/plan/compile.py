@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from aiaas.config.address import Address, parse_dns, parse_url
-from aiaas.config.backend import Backend, Model
+from aiaas.config.backend import Backend, Model, Replica
 from aiaas.config.check import engine_port
 from aiaas.config.model import Config, FieldBound, WrittenRule
 from aiaas.keys.model import PRIORITY_CLASSES
@@ -128,13 +128,13 @@ def _server(config: Config, folder: Path) -> ServerPlan:
 def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]) -> BackendPlan:
     engine = _engine(config, name, backend)
     if engine is not None:
-        urls: tuple[str, ...] = (f"http://127.0.0.1:{engine.port}",)
+        replicas = [Replica(url=f"http://127.0.0.1:{engine.port}")]
     else:
-        urls = (backend.url,) if backend.url is not None else backend.urls or ()
+        replicas = [replica for _, replica in backend.replicas()]
     key = env.get(backend.api_key_env) if backend.api_key_env else None
     return BackendPlan(
         name=name,
-        endpoints=tuple(_endpoint(parse_url(url), backend, key) for url in urls),
+        endpoints=tuple(_endpoint(parse_url(each.url), backend, key, drain=each.drain) for each in replicas),
         timeout=backend.timeout,
         total_timeout=backend.total_timeout,
         connect_timeout=backend.connect_timeout,
@@ -189,7 +189,7 @@ def _share(bound: int, config: Config) -> int:
     return min(bound, max(1, bound // config.server.workers))
 
 
-def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPlan:
+def _endpoint(address: Address, backend: Backend, key: str | None, *, drain: bool = False) -> EndpointPlan:
     # GET is for aiaas's own requests: the probe, the lists of models and of paths, and the load. POST is for every path
     # of the API, since a reload may remove a path from a backend while a request to that path waits there.
     paths = {backend.health.path: "GET", MODELS: "GET", METRICS: "GET", OPENAPI: "GET"} | dict.fromkeys(
@@ -202,6 +202,7 @@ def _endpoint(address: Address, backend: Backend, key: str | None) -> EndpointPl
         tls=address.tls,
         base_path=address.base_path,
         heads=MappingProxyType({path: _head(method, address, path, key) for path, method in paths.items()}),
+        drain=drain,
     )
 
 

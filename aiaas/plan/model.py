@@ -61,6 +61,7 @@ class EndpointPlan:
     heads  path -> the first bytes of a request to it, complete except for per-request headers and the final CRLF:
            b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: vllm:8000\\r\\nAccept-Encoding: identity\\r\\n", and the
            backend's own Authorization if it has a key (hence not in the repr)
+    drain  it gets no new requests
     """
 
     url: str
@@ -69,6 +70,7 @@ class EndpointPlan:
     tls: bool
     base_path: str
     heads: Mapping[str, bytes] = field(repr=False)
+    drain: bool = False
 
     def at(self, address: str) -> EndpointPlan:
         """This endpoint at one IP address of its host name; the Host header keeps the name."""

@@ -90,6 +90,15 @@ async def test_each_address_has_its_own_problem(
     assert "backends.engine: not asked, since `aiaas serve` starts its engine" in err
 
 
+async def test_draining_replica_is_not_asked(
+    fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its server may be gone already, as its operator knows."""
+    replicas = f"[{{url: 'http://127.0.0.1:1', drain: true}}, '{fake.url}']"
+    assert await validate(tmp_path, f"  vllm: {{urls: {replicas}, models: [base]}}\n", "--connect") == 0
+    assert "AIA601" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("step", "code", "message"),
     [

@@ -35,7 +35,7 @@ def test_every_field_is_explained_by_its_path(capsys: pytest.CaptureFixture[str]
     [
         ("", "The config\n"),
         ("burst", "rate_limit.burst: whole number, at least 1 or null; default null\n"),
-        ("backends.vllm.urls", "backends.NAME.urls: list of text or null; default null\n"),
+        ("backends.vllm.urls", "backends.NAME.urls: list of text or section or null; default null\n"),
         ("backends.vllm.models[0].name", "backends.NAME.models[].name: text; required\n"),
         ("kubernetes.ingress", "kubernetes.ingress\n"),
     ],

@@ -39,6 +39,14 @@ def test_healthy_gateway_has_no_fault() -> None:
     assert "2/8" in text
 
 
+def test_draining_replica_is_shown_in_one_word() -> None:
+    """It is not down, whatever its health."""
+    drains = msgspec.structs.replace(DOWN, draining=True)
+    text = status_screen(gateway(backends=[backend(UP, drains)]))
+    assert "http://b  draining" in text
+    assert text.endswith("Nothing is down.")
+
+
 def test_faults_stand_below_with_what_to_do() -> None:
     """As `/status` names them (test_attention.py), each in one line."""
     text = status_screen(gateway(backends=[backend(UP, DOWN)], usage_store=UsageStoreView("file", False)))

@@ -106,6 +106,15 @@ def test_endpoint_of_two_gateways_is_one_row() -> None:
     assert "no route to host" in row
 
 
+def test_endpoint_that_drains_is_shown_in_one_word() -> None:
+    """It is not up for anybody, and not down."""
+    status = busy_status()
+    status["backends"][1]["endpoints"][0].update(up=False, draining=True)
+    now = [look(status)]
+    [row] = [row for row in rows(screen(now, now, 140, 60), "BACKEND") if "http://10.0.1.21:8000" in row]
+    assert "  draining  " in row
+
+
 def test_endpoints_that_are_down_come_first() -> None:
     """However few lines there are."""
     status = busy_status()

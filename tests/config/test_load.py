@@ -70,7 +70,7 @@ def test_every_code_that_a_text_can_earn_has_a_case() -> None:
 
 # One text for every field, with a value that its type cannot take, on a line of its own.
 FIELDS = sorted({path for path, _ in all_fields(Config)})
-LISTS = ("models", "tolerations", "ingress", "egress", "patches")
+LISTS = ("models", "urls", "tolerations", "ingress", "egress", "patches")
 
 
 def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:

@@ -218,6 +218,8 @@ def test_every_field_that_is_used_is_tried_below() -> None:
     assert sorted(used - tried - sections - rules) == [
         "backends.*.dns",
         "backends.*.urls",
+        "backends.*.urls.*.drain",
+        "backends.*.urls.*.url",
     ]
 
 

@@ -38,7 +38,7 @@ def loaded_with(**fields: Any) -> Any:
 )
 def test_warnings_name_their_field(fields: dict[str, Any], places: list[str]) -> None:
     """Each with its code; none where streams can go on."""
-    found = [problem for problem in check(loaded_with(**fields), {}) if problem.code == "AIA230"]
+    found = [problem for problem in check(loaded_with(**fields), {}) if problem.code == "AIA229"]
     assert [(problem.path, problem.severity) for problem in found] == [(place, "warning") for place in places]
 
 

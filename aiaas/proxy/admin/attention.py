@@ -47,9 +47,9 @@ def _gateway(status: Status) -> Iterator[NoteView]:
 
 
 def _backend(backend: BackendView) -> Iterator[NoteView]:
-    down = [endpoint for endpoint in backend.endpoints if not endpoint.up]
-    if down and len(down) == len(backend.endpoints):
-        since = max(endpoint.since for endpoint in down)
+    down = [endpoint for endpoint in backend.endpoints if not endpoint.up and not endpoint.draining]
+    if backend.endpoints and not any(endpoint.up for endpoint in backend.endpoints):
+        since = max(endpoint.since for endpoint in backend.endpoints)
         yield NoteView(f"Backend {backend.name} has no endpoint that is up: its requests are refused (503).", since)
     for endpoint in down:
         reason = endpoint.reason or "the reason is unknown"

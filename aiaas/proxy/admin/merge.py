@@ -105,4 +105,5 @@ def _endpoint(same: Sequence[EndpointView]) -> EndpointView:
         problem=next((each.problem for each in same if each.problem is not None), None),
         lacks=sorted({path for each in same for path in each.lacks}),
         engine=worst.engine,
+        draining=worst.draining,
     )

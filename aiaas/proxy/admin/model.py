@@ -170,6 +170,7 @@ class CertificateView(msgspec.Struct):
 class EndpointView(msgspec.Struct):
     """One endpoint of a backend.
 
+    draining the config says `drain`: it gets no new requests, whatever its health
     missing  configured models that it does not list; `offered` is null while its list is unknown
     problem  how its models differ from the config, or why they are unknown
     engine   `running` or `down` for an engine that aiaas starts itself
@@ -186,6 +187,7 @@ class EndpointView(msgspec.Struct):
     problem: str | None
     lacks: list[str]
     engine: str | None
+    draining: bool = False
 
 
 class CachedView(msgspec.Struct):

@@ -201,7 +201,7 @@ def backend_views(backends: Iterable[BackendState], counts: Figures) -> list[Bac
 def endpoint_view(endpoint: EndpointState, state: BackendState) -> EndpointView:
     """One endpoint of a backend."""
     is_ours = state.plan.engine is not None
-    reason = None if endpoint.up else endpoint.reason or ("the engine is starting" if is_ours else "not known")
+    reason = None if endpoint.healthy else endpoint.reason or ("the engine is starting" if is_ours else "not known")
     return EndpointView(
         url=endpoint.plan.url,
         up=endpoint.up,
@@ -214,4 +214,5 @@ def endpoint_view(endpoint: EndpointState, state: BackendState) -> EndpointView:
         problem=endpoint.problem or None,
         lacks=sorted(endpoint.lacks),
         engine=None if not is_ours else "running" if endpoint.up else "down",
+        draining=endpoint.draining,
     )

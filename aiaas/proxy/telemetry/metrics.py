@@ -33,6 +33,7 @@ from aiaas.proxy.telemetry.counters import (
     Resumes,
     What,
 )
+from aiaas.proxy.telemetry.endpoint_gauges import EndpointGauges
 from aiaas.proxy.telemetry.histogram import Tallies
 from aiaas.proxy.telemetry.key_counters import KeyCounters, KeySums, exposed
 from aiaas.proxy.telemetry.record import Record
@@ -140,24 +141,6 @@ class _Ended(_Tally):
     series: _Series
 
 
-class _EndpointGauges:
-    """The state of each endpoint, by backend and address."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, ["backend", "endpoint"], registry=registry)
-
-        self.up = gauge("aiaas_endpoint_up", "Whether an endpoint gets requests")
-        self.bound = gauge("aiaas_endpoint_max_inflight", "Requests that an endpoint may have at once")
-        self.models_wrong = gauge(
-            "aiaas_models_wrong", "Model names in the config that an endpoint does not serve as configured"
-        )
-
-    def remove(self, backend: str, endpoint: str) -> None:
-        for gauge in (self.up, self.bound, self.models_wrong):
-            gauge.remove(backend, endpoint)
-
-
 class UsageCounters:
     """How it goes with the store of usage."""
 
@@ -212,7 +195,7 @@ class Metrics:
         self.resumes = Resumes(registry)
         self._aborts = Aborts(registry)
         self._availability = Availability(registry)
-        self._endpoints = _EndpointGauges(registry)
+        self._endpoints = EndpointGauges(registry)
         self._resolutions = Counter("aiaas_dns_resolutions", "DNS lookups", ["backend", "result"], registry=registry)
         self.reloads = ReloadCounters(registry)
         self.certificate = CertificateDates()
@@ -331,6 +314,12 @@ class Metrics:
     def endpoint_up(self, backend: str, endpoint: str, up: bool) -> None:
         """Show an endpoint's health."""
         self._endpoints.up.labels(backend, endpoint).set(1 if up else 0)
+        self._endpoints.draining.remove(backend, endpoint)
+
+    def endpoint_drains(self, backend: str, endpoint: str) -> None:
+        """Show that an endpoint drains; its health has no series meanwhile, so that it raises no alert."""
+        self._endpoints.draining.labels(backend, endpoint).set(1)
+        self._endpoints.up.remove(backend, endpoint)
 
     def endpoint_gone(self, backend: str, endpoint: str) -> None:
         """An endpoint that no Plan names any more has no series."""

@@ -29,7 +29,7 @@ from aiaas.plan.model import BackendPlan, EndpointPlan
 from aiaas.proxy.request.visit import Visit
 from aiaas.proxy.upstream.choose import choose
 from aiaas.proxy.upstream.dial import ClientTls
-from aiaas.proxy.upstream.endpoint import EndpointState, HealthListener
+from aiaas.proxy.upstream.endpoint import DrainListener, EndpointState, HealthListener
 from aiaas.proxy.upstream.fair_share import FairShare
 from aiaas.proxy.upstream.kept import KeptMemory
 from aiaas.proxy.upstream.sessions import Sessions
@@ -41,6 +41,7 @@ class BackendState:
     """A backend's endpoints, and the requests that wait for them.
 
     listener   called whenever an endpoint goes down or comes up
+    emptied    called when an endpoint's server is about to go, and its streams should (`EndpointState.empty`)
     unclaimed  an endpoint at a URL that no backend of the Plan in force has any more, None without one
     retired    taken out by a reload; requests that began before still use it
     fair       who waits, and what each key has been served
@@ -59,6 +60,7 @@ class BackendState:
         "_tls",
         "_unclaimed",
         "changed",
+        "emptied",
         "endpoints",
         "fair",
         "kept",
@@ -79,10 +81,12 @@ class BackendState:
         listener: HealthListener,
         tls: ClientTls | None = None,
         unclaimed: Callable[[str], EndpointState | None] = lambda _url: None,
+        emptied: DrainListener = lambda _endpoint, _reason: None,
         kept: KeptMemory | None = None,
     ) -> None:
         self.plan = plan
         self.listener = listener
+        self.emptied = emptied
         self.retired = False
         self.changed = asyncio.Event()
         self.turn = 0

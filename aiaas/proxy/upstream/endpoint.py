@@ -14,6 +14,9 @@ left alone: behind a ClusterIP the probe may have met another pod.
 
 A server whose machine or network is gone does not even refuse: its probes time out. After `unhealthy_after` of them in
 a row, end the streams that have been silent since the first of these began. An engine that hangs: `hangs.py`.
+
+An endpoint whose config says `drain` is not up either, however healthy: it gets no new requests and finishes those that
+it has. Its health is still followed, and not reported. It turns back with the config that drops `drain`.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ PENDING_MOST = 2  # times max_pending_prefill; a prompt that would be more token
 BOUND_PER_RESERVED = 4  # slots of the bound for each slot of the reserve, at the least
 
 HealthListener = Callable[["EndpointState", bool, str], None]
+DrainListener = Callable[["EndpointState", str], None]
 
 
 class Stream(Protocol):
@@ -53,6 +57,10 @@ class Stream(Protocol):
 class EndpointState:
     """One address: its pool, its requests under way, and whether it is up. `failures` and `successes` are in a row.
 
+    healthy  by probes and requests, or by its supervisor
+    up       gets new requests: healthy, and not draining
+    emptying its server is about to go, or its config says so: `empty` was called
+
     backend  the one that names it in the Plan in force, else the last one that did: its settings hold
     users    whose waiting requests get its slots, the oldest first: `backend`, and those that a reload took out
     bound    the backend's max_inflight, None for any number; if that is `auto`, the bound of `auto`, once it is known
@@ -62,7 +70,7 @@ class EndpointState:
     lacks    the paths of the API that its engine does not have, as far as is known
     listed   the models that it lists; number is that of its URL, for `prefix_hash`
     problem  how these models differ from the config, or why they are unknown; empty if they agree
-    since    when it came up or went down last (POSIX seconds), and the `reason` while it is down
+    since    when it came up, went down or began to drain (POSIX seconds), and the `reason` while it is down
 
     Where it has a bound:
     reserve       slots beyond the bound, for keys that have little in flight
@@ -76,8 +84,10 @@ class EndpointState:
         "auto",
         "backend",
         "bound",
+        "emptying",
         "failures",
         "hangs",
+        "healthy",
         "lacks",
         "listed",
         "lost",
@@ -102,7 +112,8 @@ class EndpointState:
     def __init__(self, backend: BackendState, plan: EndpointPlan, tls: ClientTls) -> None:
         self.pool = Pool(plan, backend.plan.connect_timeout, tls)
         self.streams: set[Stream] = set()
-        self.up = backend.plan.engine is None
+        self.healthy = backend.plan.engine is None
+        self.emptying = False
         self.failures = self.successes = 0
         self.pending = self.reserved = self.pending_reserved = 0
         self.auto: AutoBound | None = None
@@ -114,6 +125,7 @@ class EndpointState:
         self.since = time.time()
         self.lacks: frozenset[str] = frozenset()
         self.users: list[BackendState] = []
+        self.plan = plan
         self.belong_to(backend, plan)
 
     def belong_to(self, backend: BackendState, plan: EndpointPlan) -> None:
@@ -121,7 +133,10 @@ class EndpointState:
         self.backend = backend
         self._set_bound()
         self.most_pending = backend.plan.max_pending_prefill
+        if plan.drain != self.draining:
+            self.since = time.time()
         self.plan = self.pool.endpoint = plan
+        self.up = self.healthy and not plan.drain
         self.number = number_of(plan.url.encode())
         self.pool.connect_timeout = backend.plan.connect_timeout
         self.pool.closed = False
@@ -146,6 +161,11 @@ class EndpointState:
     def backend_name(self) -> str:
         """The backend that it belongs to."""
         return self.backend.plan.name
+
+    @property
+    def draining(self) -> bool:
+        """Whether the config says that it gets no new requests."""
+        return self.plan.drain
 
     def is_free(self, tokens: int = 0) -> bool:
         """Whether the bound lets a request with a prompt of so many tokens in now."""
@@ -201,7 +221,8 @@ class EndpointState:
         self.failures = 0
         if probe:
             self.hangs = False
-        if probe and not self.up:
+            self.emptying = self.draining
+        if probe and not self.healthy:
             self.successes += 1
             if self.successes >= self.backend.plan.health.healthy_after:
                 self._turn(True, "its health check answers again")
@@ -212,7 +233,7 @@ class EndpointState:
             return  # only its supervisor could turn it up again
         self.successes = 0
         self.failures += 1
-        if self.up and self.failures >= self.backend.plan.health.unhealthy_after:
+        if self.healthy and self.failures >= self.backend.plan.health.unhealthy_after:
             self._turn(False, reason)
 
     def report_timeout(self) -> None:
@@ -241,8 +262,19 @@ class EndpointState:
             return
         self.hangs = True
         self.successes = 0
-        if self.up:
+        if self.healthy:
             self._turn(False, reason)
+
+    def empty(self, reason: str) -> None:
+        """Its server is to go: by the config, or since a probe was refused or got 503 while it has streams.
+
+        Called once, until a probe is good again. Moving of resumable streams hooks in here, as `backend.emptied`:
+        `streams` has those under way, which may still flow. Behind a ClusterIP the refused probe may have met another
+        pod.
+        """
+        if not self.emptying:
+            self.emptying = True
+            self.backend.emptied(self, reason)
 
     def _end_silent(self, since: float, why: str) -> None:
         for stream in list(self.streams):
@@ -250,14 +282,16 @@ class EndpointState:
 
     def set_up(self, up: bool, reason: str) -> None:
         """Set the state that the engine's supervisor reports."""
-        if up != self.up:
+        if up != self.healthy:
             self._turn(up, reason)
         elif not up:  # an engine that has never been healthy dies for a reason, too
             self.reason = reason
 
-    def _turn(self, up: bool, reason: str) -> None:
-        self.up, self.reason, self.since = up, "" if up else reason, time.time()
-        self.backend.listener(self, up, reason)
+    def _turn(self, healthy: bool, reason: str) -> None:
+        self.healthy, self.reason, self.since = healthy, "" if healthy else reason, time.time()
+        self.up = healthy and not self.draining
+        if not self.draining:
+            self.backend.listener(self, healthy, reason)
         self.hand_over()
 
     def hand_over(self) -> None:

@@ -11,6 +11,7 @@ before requests that wait for the same endpoints in a newer backend. If it comes
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from aiaas.plan.model import BackendPlan
@@ -20,6 +21,7 @@ from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.kept import KeptMemory
+from aiaas.proxy.upstream.moving import move_streams
 
 
 class Fleet:
@@ -63,6 +65,9 @@ class Fleet:
         for backend in dict.fromkeys((*self._retired, *backends.values(), *users)):
             backend.hand_over()
         self._show(shown)
+        for endpoint in _endpoints(backends.values()):
+            if endpoint.draining:
+                endpoint.empty("the config says drain")
         return backends
 
     def close(self) -> None:
@@ -71,7 +76,7 @@ class Fleet:
             backend.close()
 
     def _begin(self, plan: BackendPlan) -> BackendState:
-        return BackendState(plan, self._turned, self._tls, self._unclaimed, self.kept)
+        return BackendState(plan, self._turned, self._tls, self._unclaimed, self._emptied, self.kept)
 
     def _unclaimed(self, url: str) -> EndpointState | None:
         found = (backend.parted(url) for backend in (*self._retired, *self.backends.values()))
@@ -90,10 +95,24 @@ class Fleet:
             reason=reason,
         )
 
+    def _emptied(self, endpoint: EndpointState, reason: str) -> None:
+        self._log.event(
+            "info",
+            "endpoint_draining",
+            backend=endpoint.backend_name,
+            upstream=endpoint.plan.url,
+            reason=reason,
+            streams=len(endpoint.streams),
+        )
+        move_streams(endpoint, asyncio.get_running_loop())
+
     def _show(self, before: set[tuple[str, str]]) -> None:
         """Keep a series in the metrics for each endpoint, and remove those of `before` that are gone."""
         for endpoint in _endpoints(self.backends.values()):
-            self._metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
+            if endpoint.draining:
+                self._metrics.endpoint_drains(endpoint.backend_name, endpoint.plan.url)
+            else:
+                self._metrics.endpoint_up(endpoint.backend_name, endpoint.plan.url, endpoint.up)
         for backend, url in before - _series(self.backends.values()):
             self._metrics.endpoint_gone(backend, url)
 

@@ -95,12 +95,21 @@ async def _probe(endpoint: EndpointState, health: HealthPlan) -> None:
         endpoint.report_failure(f"health check: {result.detail}")
         if result.refused:
             endpoint.report_refused_probe(loop)
+            _empty(endpoint, "a probe was refused")
     elif result.status >= 500:
         endpoint.report_failure(f"health check: status {result.status}")
+        if result.status == 503:
+            _empty(endpoint, "a probe got 503")
     elif endpoint.hangs and not await writes_again(endpoint, health.timeout):
         endpoint.report_failure("health check: it does not write a token")
     else:
         endpoint.report_success(probe=True)
+
+
+def _empty(endpoint: EndpointState, reason: str) -> None:
+    """Let its streams be moved, where it has any: a vLLM that shuts down refuses probes while its streams flow."""
+    if endpoint.streams:
+        endpoint.empty(reason)
 
 
 def _is_lost(failure: Failure, endpoint: EndpointState) -> bool:

@@ -27,6 +27,7 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
         "aiaas_connections": operator.add,
         "aiaas_held_bytes": operator.add,
         "aiaas_endpoint_up": min,  # show an endpoint that is down for one worker
+        "aiaas_endpoint_draining": max,
         "aiaas_endpoint_max_inflight": operator.add,  # each worker has its own bound for the same engine
         "aiaas_models_wrong": max,  # show a problem that one worker sees
         "aiaas_limit_store_up": min,

@@ -35,6 +35,18 @@ def test_healthy_gateway_has_no_note() -> None:
     assert notes(healthy()) == []
 
 
+def test_draining_replica_is_not_a_fault() -> None:
+    """Its operator knows, and its server may be gone; a backend without another replica is one."""
+    status = healthy()
+    chat = status["backends"][0]["endpoints"]
+    chat[0].update(up=False, draining=True, reason="connection refused")
+    chat.append(endpoint("http://other:8000"))
+    assert notes(status) == []
+    del chat[1:]
+    [note] = notes(status)
+    assert "has no endpoint that is up" in note.text
+
+
 def worker_gone(status: Json) -> None:
     status["workers_up"] = 1
 

@@ -62,6 +62,7 @@ def full() -> Metrics:
     metrics.retries("busy")
     metrics.resumes.count("m", Resumption("http://e", outcome="resumed", gap=0.1))
     metrics.endpoint_up("b", "http://e", True)
+    metrics.endpoint_drains("b", "http://d")
     metrics.models_wrong("b", "http://e", 1)
     metrics.endpoint_bound("b", "http://e", 8)
     metrics.timings.queue_wait.labels("default").observe(0.1)

@@ -349,6 +349,56 @@ def test_backend_that_returns_takes_nothing_from_another(loop: asyncio.AbstractE
 # -- health and turns ----------------------------------------------------------------------------------------------
 
 
+def test_draining_replica_gets_no_new_request(loop: asyncio.AbstractEventLoop) -> None:
+    """From the reload on; what it has goes on, waiting requests go to the other, and the end of the drain undoes it."""
+    both = {"urls": [X, Y], "max_inflight": 1}
+    site = Site(loop, a=both)
+    site.arrive("a", 3)
+    assert (site.at(X), site.at(Y), len(site.waiting)) == (1, 1, 1)
+    x = site.endpoint("a")
+    site.reload(a={**both, "urls": [{"url": X, "drain": True}, Y]})
+    assert (site.endpoint("a"), x.up, x.healthy, x.draining) == (x, False, True, True)
+    site.finish(x)
+    assert (site.at(X), site.at(Y), len(site.waiting)) == (0, 1, 1)
+    site.finish(site.endpoint("a", 1))
+    assert (site.at(X), site.at(Y), len(site.waiting)) == (0, 1, 0)
+    site.reload(a=both)
+    assert (x.up, x.draining) == (True, False)
+    site.arrive("a")
+    assert site.at(X) == 1
+
+
+def test_request_waits_nowhere_once_all_replicas_drain(loop: asyncio.AbstractEventLoop) -> None:
+    """Those that wait get the answer of a backend without a healthy endpoint."""
+    one = {"urls": [X], "max_inflight": 1}
+    site = Site(loop, a=one)
+    site.arrive("a", 2)
+    [(_, waiter)] = site.waiting
+    site.reload(a={**one, "urls": [{"url": X, "drain": True}]})
+    assert waiter.granted.result() is None
+    assert site.endpoint("a").backend.pick(()) is None
+
+
+def test_draining_replica_that_fails_is_not_a_fault(loop: asyncio.AbstractEventLoop) -> None:
+    """It is followed in silence: no `endpoint_down`, and no series of its health. Later it counts as it is."""
+    config = {"urls": [X, Y], "health": {"unhealthy_after": 1}}
+    site = Site(loop, a=config)
+    drained = {**config, "urls": [{"url": X, "drain": True}, Y]}
+    for _ in range(2):
+        site.reload(a=drained)
+    x = site.endpoint("a")
+    x.report_failure("its pod is gone")
+    assert list(site.series()) == [f'backend="a",endpoint="{Y}"']
+    site.log.flush()
+    events = [json.loads(line) for line in site.lines]
+    assert [(line["event"], line["upstream"], line["streams"]) for line in events] == [("endpoint_draining", X, 0)]
+    site.reload(a=config)
+    assert (x.up, x.reason, site.series()[f'backend="a",endpoint="{X}"']) == (False, "its pod is gone", 0.0)
+    x.report_success(probe=True)
+    site.log.flush()
+    assert (x.up, json.loads(site.lines[-1])["event"]) == (True, "endpoint_up")
+
+
 @pytest.mark.parametrize("after", ["a", "b"], ids=["another timeout", "another name"])
 def test_health_survives_a_reload(loop: asyncio.AbstractEventLoop, after: str) -> None:
     """Down stays down, and failures in a row are counted on, by the new settings; metrics show what is in force."""

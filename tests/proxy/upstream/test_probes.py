@@ -207,6 +207,26 @@ async def test_slow_health_check_ends_no_stream_that_delivers(fake_vllm: FakeVll
     assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
 
 
+@pytest.mark.parametrize("shows", ["refused", "503"])
+async def test_endpoint_that_shuts_down_is_reported_once(fake_vllm: FakeVllm, gateway: Any, shows: str) -> None:
+    """While streams are under way there, for they may be moved: a probe that is refused, or gets 503."""
+    fake_vllm.play(Send(STREAM_HEAD + chunk(token_event())), Wait(go := asyncio.Event()), END)
+    running = await gateway(fake_vllm, backend={"health": {"interval": "20ms"}}, probes=True)
+    client = await running.client()
+    client.send(client.request(STREAM))
+    await client.head()
+    if shows == "refused":
+        await fake_vllm.down()
+    else:
+        fake_vllm.gets["/health"] = (Send(answer(503, b"")),)
+    await until(lambda: not running.endpoints()[0].up)
+    [line] = running.log_lines("endpoint_draining")
+    assert (line["upstream"], line["streams"]) == (fake_vllm.url, 1)
+    assert shows in line["reason"]
+    go.set()
+    assert [await client.chunk() for _ in range(3)] == [token_event(), DONE, b""]
+
+
 # -- what is watched -----------------------------------------------------------------------------------------------
 
 
