@@ -85,7 +85,7 @@ class SimulatedChoice:
     """
 
     deltas: tuple[str, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "abort"]
     stop_reason: str | None = None
     call: SimulatedCall | None = None
 
@@ -97,7 +97,7 @@ class SimulatedChoice:
     @property
     def chat_reason(self) -> str:
         """The finish reason of a chat, which has a name of its own for a call; the engine's is "stop"."""
-        return self.finish_reason if self.call is None else "tool_calls"
+        return self.finish_reason if self.call is None or self.finish_reason == "abort" else "tool_calls"
 
 
 def seed_of(*parts: object) -> int:
