@@ -22,7 +22,7 @@ from aiaas.simulator.checks import check_model
 from aiaas.simulator.directions import directed
 from aiaas.simulator.engine import EngineFullError, Generation, SimulatedEngine
 from aiaas.simulator.errors import WireError
-from aiaas.simulator.faults import ENGINE_DEAD, Act, ArmedFault, Fault, Point
+from aiaas.simulator.faults import STAYS_DEAD, Act, ArmedFault, Fault, Point
 from aiaas.simulator.forms import DetokenizeForm, fill_form, parse_json
 from aiaas.simulator.generate import WORD_TOKENS, SimulatedChoice, make_pace
 from aiaas.simulator.http import SimulatedExchange, WireRequest
@@ -106,7 +106,7 @@ class App:
         """Apply a fault to every request in flight, as when the process dies or hangs, and stay like that."""
         self.engine.strike_all(fault)
         if fault.act is Act.DIE:
-            self.fault = ENGINE_DEAD
+            self.fault = STAYS_DEAD
         elif fault.act is not Act.HANG:
             self.close_port()
 

@@ -161,7 +161,7 @@ class Fault:
 
 
 NO_FAULT = Fault(FAULT_KINDS["none"], 0)
-ENGINE_DEAD = Fault(FAULT_KINDS["engine-dead"], 0)
+STAYS_DEAD = Fault(FAULT_KINDS["engine-dead"], 0)
 
 
 def parse_fault(text: str) -> Fault:
