@@ -1,7 +1,7 @@
 """An answer whose parts are counted: whether a stream is one answer, also where a gateway joined it from two.
 
 Such a stream has one id, one event with the role, one `finish_reason`, one usage event and one `[DONE]`. Each event is
-decoded a second time for this, which costs half a microsecond. Pure.
+decoded a second time for this, which costs a tenth of reading it. Pure.
 """
 
 from __future__ import annotations
