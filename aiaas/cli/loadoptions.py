@@ -12,6 +12,7 @@ from aiaas.cli.outcome import note
 from aiaas.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
+    from aiaas.loadtest.kill_run import KillOrder
     from aiaas.loadtest.prompts import Asking
     from aiaas.loadtest.recommend import AdvisedFleet
     from aiaas.loadtest.runner import Stage
@@ -180,6 +181,27 @@ def read_stages(load: LoadShape) -> tuple[Stage, ...]:
     if sweep.what == "users":
         return tuple(stage(int(level), None, level) for level in sweep.levels)
     return tuple(stage(None, level, level) for level in sweep.levels)
+
+
+def read_kill(
+    command: str | None, after: str | None, stages: tuple[Stage, ...], *, one_way: bool, stream: bool
+) -> KillOrder | None:
+    """The command of --kill-replica, and its moment. Raises UsageError."""
+    from aiaas.loadtest.kill_run import KillOrder
+
+    if command is None:
+        if after is not None:
+            raise UsageError("--kill-after needs a --kill-replica to run then")
+        return None
+    if len(stages) > 1 or not one_way or not stream:
+        raise UsageError("--kill-replica needs streams of one load: leave out --sweep, --direct and --no-stream")
+    stage = stages[0]
+    if after is None and stage.duration is None:
+        raise UsageError("with --requests, say when to run --kill-replica: --kill-after 10s")
+    moment = (stage.duration or 0) / 2 if after is None else read_duration("--kill-after", after)
+    if stage.duration is not None and moment >= stage.duration:
+        raise UsageError(f"--kill-after must be less than the {stage.duration:g} s of --duration")
+    return KillOrder(command, stage.ramp + stage.warmup + moment)
 
 
 def read_share(option: str, text: str) -> float:

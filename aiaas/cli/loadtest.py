@@ -18,6 +18,7 @@ from aiaas.cli.loadoptions import (
     read_asking,
     read_fleet,
     read_keys,
+    read_kill,
     read_share,
     read_stages,
     say_preset,
@@ -29,8 +30,9 @@ from aiaas.errors import CheckFailed, UsageError
 if TYPE_CHECKING:
     from aiaas.httpclient.target import HttpTarget
     from aiaas.loadtest.recommend import SettingLine
-    from aiaas.loadtest.report import ReportTable, Shown
+    from aiaas.loadtest.report import Shown
     from aiaas.loadtest.session import LabelledKey, LoadOutcome, LoadSettings
+    from aiaas.loadtest.table import ReportTable
 
 app = new_app()
 
@@ -57,12 +59,13 @@ _EPILOG = """Examples:
   aiaas loadtest --rate 50 --arrival constant --warmup 5s --out samples.jsonl
   aiaas loadtest --sweep users=1-128 --duration 10s more users, until throughput stops growing
   aiaas loadtest --preset plan                      the integration plan's success criteria
+  aiaas loadtest --users 50 --kill-replica 'kill -9 4242'   count what clients see of a replica's death
   aiaas loadtest --fairness --api-key-file light.key --heavy-key-file heavy.key
 
 The key comes from --api-key-file (repeat it for several keys) or $AIAAS_API_KEY, never from the command line.
 --fairness takes its heavy key from --heavy-key-file or $AIAAS_HEAVY_API_KEY.
-Exit codes: 0 done, 1 an SLO missed, not fair or a key refused, 2 wrong usage, 3 unreachable, 130 Ctrl-C (with the
-report so far).
+Exit codes: 0 done, 1 an SLO missed, a stream lost, not fair or a key refused, 2 wrong usage, 3 unreachable, 130 Ctrl-C
+(with the report so far).
 """
 
 
@@ -135,6 +138,12 @@ def loadtest(
     recommend: Annotated[
         bool, typer.Option("--recommend", help="After a sweep, print recommended config lines.")
     ] = False,
+    kill_replica: Annotated[
+        str | None, typer.Option(metavar="CMD", help="Run this in the middle; no stream may be lost by it.")
+    ] = None,
+    kill_after: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Run it so long after the warm-up. [default: half of --duration]")
+    ] = None,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="The longest that a request may take.")] = "300s",
     seed: Annotated[int, typer.Option(help="Seed of prompts, lengths and arrivals.")] = 0,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
@@ -168,6 +177,7 @@ def loadtest(
         return
     load = LoadShape(users, rate, arrival == Arrival.poisson, duration, requests, warmup or "0s", ramp or "0s", sweep)
     parse_slo(slo or "")
+    stages = read_stages(load)
     settings = LoadSettings(
         target=target,
         keys=keys,
@@ -179,7 +189,7 @@ def loadtest(
             shared_prefix=shared_prefix,
             prompts=prompts,
         ),
-        stages=read_stages(load),
+        stages=stages,
         model=model,
         direct=None if direct is None else parse_target(direct, ca=ca, insecure=insecure),
         direct_model=direct_model,
@@ -189,6 +199,7 @@ def loadtest(
         timeout=read_duration("--timeout", timeout),
         abort_share=read_share("--abort-share", abort_share),
         seed=seed,
+        kill=read_kill(kill_replica, kill_after, stages, one_way=direct is None, stream=stream),
         out=out,
         options=given,
     )
@@ -201,7 +212,7 @@ _RECORDED = frozenset(
     {
         *("endpoint", "users", "rate", "arrival", "duration", "requests", "warmup", "ramp", "sweep", "stream"),
         *("prompt_tokens", "output_tokens", "shared_prefix", "prompts", "abort_share", "preset", "timeout", "seed"),
-        *("insecure", "direct", "metrics"),
+        *("insecure", "direct", "metrics", "kill_after"),
     }
 )
 
@@ -258,9 +269,9 @@ def _say(settings: LoadSettings, outcome: LoadOutcome, output: Output, lines: tu
     from msgspec import to_builtins
 
     from aiaas.loadtest.recommend import to_patch
-    from aiaas.loadtest.report import Shown, holds, remarks, run_as_json
+    from aiaas.loadtest.report import Shown, passed, remarks, run_as_json
 
-    shown = Shown("this run", outcome.run, outcome.summary, outcome.end, outcome.overhead)
+    shown = Shown("this run", outcome.run, outcome.summary, outcome.end, outcome.overhead, outcome.killed)
     if output == Output.json:
         print_json(run_as_json(shown) | {"recommended": to_builtins(lines)})
     else:
@@ -273,7 +284,7 @@ def _say(settings: LoadSettings, outcome: LoadOutcome, output: Output, lines: tu
         note(f"samples are in {settings.out}; `aiaas report {settings.out}` shows them again")
     if outcome.end.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-    if outcome.end.stopped_by or not holds(outcome.summary) or not outcome.summary.total.ok:
+    if outcome.end.stopped_by or not passed(shown) or not outcome.summary.total.ok:
         raise typer.Exit(1)
 
 

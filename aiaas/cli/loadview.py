@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final, Self
 from aiaas.cli.common import console
 from aiaas.cli.outcome import note
 from aiaas.loadtest.live import Glance, Recent
-from aiaas.loadtest.report import number, seconds
+from aiaas.loadtest.table import number, seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
     from aiaas.loadtest.runner import Stage
-    from aiaas.loadtest.sample import Run, Sample
+    from aiaas.loadtest.sample import Kill, Run, Sample
     from aiaas.loadtest.summary import Summary
 
 LINE_EVERY: Final = 5.0  # seconds; a log of a load test is read afterwards
@@ -71,6 +71,10 @@ class LoadView:
             f"level {summary.level:g}: {number(summary.output_tokens_per_second)} tokens/s, "
             f"{number(summary.requests_per_second)} answers/s, TTFT p99 {ttft}, errors {summary.error_rate:.1%}"
         )
+
+    def killed(self, kill: Kill) -> None:
+        """The command of `--kill-replica` ended."""
+        note(f"{kill.command}: exit code {kill.code}, {kill.at:.1f} s after the start")
 
 
 def _line(now: float, inflight: int, glance: Glance) -> str:

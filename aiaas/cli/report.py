@@ -25,7 +25,8 @@ app = new_app()
   aiaas report samples.jsonl --markdown > run.md
   aiaas report samples.jsonl --html run.html        a page with charts: one file, no script, no network
 
-Exit codes: 0 done, 1 a file contains no run or an SLO is missed, 2 wrong usage, 3 a file cannot be read or written.
+Exit codes: 0 done, 1 a file contains no run, an SLO is missed or a stream was lost, 2 wrong usage, 3 a file cannot be
+read or written.
 """
 )
 def report(
@@ -45,9 +46,11 @@ def report(
     from aiaas.loadtest.files import read_run, write_page
     from aiaas.loadtest.html.document import page
     from aiaas.loadtest.html.figure import ToldRun
-    from aiaas.loadtest.report import Shown, compare_table, holds, remarks, run_as_json, tables, to_markdown
+    from aiaas.loadtest.killed import killed
+    from aiaas.loadtest.report import Shown, compare_table, passed, remarks, run_as_json, tables
     from aiaas.loadtest.slo import parse_slo
     from aiaas.loadtest.summary import summarize_recorded
+    from aiaas.loadtest.table import to_markdown
 
     if html is not None and any(html.resolve() == path.resolve() for path in files):
         raise UsageError(f"--html {html}: these are the samples; name another file")
@@ -56,7 +59,10 @@ def report(
         recorded = read_run(path)
         bounds = parse_slo(recorded.run.slo if slo is None else slo)
         found = overhead(recorded.samples, random.Random(0).random) if recorded.run.direct else None
-        runs.append(Shown(path.stem, recorded.run, summarize_recorded(recorded, bounds), recorded.end, found))
+        kill = None if recorded.end is None else recorded.end.kill
+        fate = None if kill is None else killed(recorded.samples, kill)
+        summary = summarize_recorded(recorded, bounds)
+        runs.append(Shown(path.stem, recorded.run, summary, recorded.end, found, fate))
         if html is not None:
             told.append(ToldRun(runs[-1], recorded.samples))
     if output == Output.json:
@@ -73,5 +79,5 @@ def report(
     for shown in runs:
         for remark in remarks(shown):
             note(f"note: {shown.name}: {remark}")
-    if not all(holds(shown.summary) for shown in runs):
+    if not all(passed(shown) for shown in runs):
         raise typer.Exit(1)

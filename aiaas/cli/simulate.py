@@ -37,6 +37,7 @@ _EPILOG = """Examples:
   aiaas simulate --served-model-name my-model --ttft 200ms --itl 20ms
   aiaas simulate --max-num-seqs 4 --max-num-queued-reqs 8
   aiaas simulate --fault reset-mid-stream:20       reset every stream after 20 tokens
+  aiaas simulate --fault close-mid-stream:20,all   when one stream has 20 tokens, end like a killed process
 """
 
 
@@ -90,8 +91,8 @@ def simulate(
     fault: Annotated[
         str,
         typer.Option(
-            metavar="KIND[:ARG]",
-            help="Misbehave; --fault list shows the kinds.",
+            metavar="KIND[:ARG][,WHO]",
+            help="Misbehave; --fault list shows the kinds. WHO: each, once, all, sigterm (docs).",
             autocompletion=complete_faults,
         ),
     ] = "none",

@@ -24,10 +24,10 @@ from typing import Final
 
 import msgspec
 
-from aiaas.loadtest.report import seconds
 from aiaas.loadtest.sample import Sample, Window
 from aiaas.loadtest.stats import Spread, spread
 from aiaas.loadtest.summary import Fold, RunFault
+from aiaas.loadtest.table import seconds
 
 MOST_TTFT: Final = 1.5  # seconds
 MOST_GROWTH: Final = 5.0  # times the p95 alone

@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 
 from aiaas.loadtest.fairness import MOST_OF_SHARE, FairnessReport, KeyFigures, part_of_share
-from aiaas.loadtest.report import ReportTable, number, seconds, share
 from aiaas.loadtest.sample import Generator
 from aiaas.loadtest.summary import bottleneck
+from aiaas.loadtest.table import ReportTable, number, seconds, share
 
 MANY_LIMITED: Final = 0.1  # share of the flood's requests
 ROOM: Final = 2.0  # times the light key's TTFT alone; a flood with a longer TTFT had to wait

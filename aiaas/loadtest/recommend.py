@@ -24,10 +24,10 @@ import msgspec
 
 from aiaas.config.values import amount_of
 from aiaas.errors import CheckFailed
-from aiaas.loadtest.report import number, seconds, share
 from aiaas.loadtest.slo import Bound
 from aiaas.loadtest.summary import ALONE, GatewayCpu, Summary
 from aiaas.loadtest.sweep import knee, still_grows
+from aiaas.loadtest.table import number, seconds, share
 
 LONGEST_QUEUE_WAIT: Final = 30.0  # seconds in the queue without an SLO for TTFT: the config's own default
 SHORTEST_WAIT: Final = 0.1  # seconds; a queue with a shorter wait is useless

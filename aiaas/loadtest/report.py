@@ -1,4 +1,4 @@
-"""Show runs as tables: the same rows for a terminal, for Markdown and for JSON. Pure.
+"""Show runs as tables: the same rows for a terminal, for Markdown and for a page. Pure.
 
 The tables of a run have its latencies (percentiles of measured values, see `stats`), its rates, its errors by kind, the
 verdict on its SLO, and whether the load generator itself kept up. Several runs are shown side by side, compared with
@@ -14,12 +14,15 @@ import msgspec
 
 from aiaas.httpclient.answer import RATE_LIMITED
 from aiaas.loadtest.compare import FEWEST, Overhead
+from aiaas.loadtest.killed import Killed
+from aiaas.loadtest.killed_report import kill_remarks, killed_as_json, killed_tables
 from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.loadtest.sample import Generator, Run, RunEnd
 from aiaas.loadtest.slo import Bound, SloVerdict
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import GatewayCpu, RunSummary, Summary, bottleneck, fairness
 from aiaas.loadtest.sweep import knee, still_grows
+from aiaas.loadtest.table import ReportTable, number, seconds, share
 
 LATENCY_TITLES: Final = (
     ("ttft", "TTFT", "time to first output event"),
@@ -27,14 +30,6 @@ LATENCY_TITLES: Final = (
     ("tpot", "TPOT", "(E2E - TTFT) / (output tokens - 1)"),
     ("e2e", "E2E", "time to the complete answer"),
 )
-
-
-class ReportTable(msgspec.Struct, frozen=True):
-    """Rows below headers; the first column is text, the others are figures."""
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -45,6 +40,12 @@ class Shown(msgspec.Struct, frozen=True):
     summary: RunSummary
     end: RunEnd | None = None
     overhead: Overhead | None = None
+    killed: Killed | None = None
+
+
+def passed(shown: Shown) -> bool:
+    """Whether the SLO holds, and no stream was lost with a killed replica."""
+    return holds(shown.summary) and (shown.killed is None or shown.killed.held)
 
 
 def tables(shown: Shown) -> list[ReportTable]:
@@ -56,6 +57,8 @@ def tables(shown: Shown) -> list[ReportTable]:
         found = [latency_table(summary.total), rate_table(summary.total)]
     if shown.overhead is not None:
         found.append(overhead_table(shown.overhead))
+    if shown.killed is not None:
+        found += killed_tables(shown.killed)
     if summary.keys:
         found.append(key_table(shown.run, summary.keys))
     if summary.total.faults:
@@ -248,6 +251,8 @@ def remarks(shown: Shown) -> list[str]:
         found.append(f"the comparison gave fewer than {FEWEST} complete pairs, too few for an interval")
     if summary.rate_limited:
         found.append(_limit_remark(summary))
+    if shown.killed is not None:
+        found += kill_remarks(shown.killed)
     if end is None:
         found.append("the run crashed: its file has no end line, so the figures cover only the part before the crash")
     elif end.stopped_by:
@@ -270,19 +275,6 @@ def _limit_remark(summary: Summary) -> str:
     )
 
 
-def to_markdown(table: ReportTable) -> str:
-    """Write a table in GitHub's Markdown."""
-    headers = [header.replace("|", "\\|") or " " for header in table.headers]
-    lines = [f"### {table.title}", "", _markdown_row(headers)]
-    lines.append(_markdown_row(["---", *("---:" for _ in table.headers[1:])]))
-    lines += [_markdown_row([cell.replace("|", "\\|") for cell in row]) for row in table.rows]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def run_as_json(shown: Shown) -> dict[str, Any]:
     """Return a run as JSON data: seconds, shares and rates as plain numbers."""
     found: dict[str, Any] = {"name": shown.name, "run": msgspec.to_builtins(shown.run)}
@@ -292,28 +284,10 @@ def run_as_json(shown: Shown) -> dict[str, Any]:
     found["knee_reached"] = best is not None and not still_grows(shown.summary.levels)
     found["held"] = holds(shown.summary)
     found["overhead"] = None if shown.overhead is None else msgspec.to_builtins(shown.overhead)
+    found["killed"] = None if shown.killed is None else killed_as_json(shown.killed)
     found["end"] = None if shown.end is None else msgspec.to_builtins(shown.end)
     found["remarks"] = remarks(shown)
     return found
-
-
-def seconds(value: float) -> str:
-    """Format a duration for people: `842 us`, `51.3 ms`, `1.24 s`, `83 s`."""
-    if value < 0.001:
-        return f"{value * 1e6:.0f} us"
-    if value < 1:
-        return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value * 1000:.0f} ms"
-    return f"{value:.2f} s" if value < 60 else f"{value:.0f} s"
-
-
-def number(value: float) -> str:
-    """Format a figure with about three significant digits."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def share(value: float) -> str:
-    """Format a share as a percentage, without rounding small shares to 0."""
-    return f"{value * 100:.2f} %" if 0 < value < 0.1 else f"{value * 100:.1f} %" if value else "0 %"
 
 
 def bound_text(bound: Bound) -> str:

@@ -29,10 +29,11 @@ import msgspec
 
 from aiaas.httpclient.answer import Answer
 from aiaas.httpclient.client import BrokenError, Exchange, HttpClient
+from aiaas.httpclient.counted import CountedAnswer
 from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest import pacer
 from aiaas.loadtest.prompts import PATHS, Asking, next_body
-from aiaas.loadtest.sample import Generator, RunEnd, Sample, Window
+from aiaas.loadtest.sample import Generator, RunEnd, Sample, StreamParts, Window
 from aiaas.loadtest.stats import percentile
 from aiaas.loadtest.summary import LATE_SEND
 
@@ -50,6 +51,7 @@ class LoadJob:
     models   name of a way -> model to request there
     keys     API keys, used in turn; None sends no key. Never shown
     timeout  seconds that a request may take after it is sent
+    counted  whether to count the parts of each stream (`StreamParts`)
     """
 
     ways: tuple[tuple[str, HttpTarget], ...]
@@ -60,6 +62,17 @@ class LoadJob:
     timeout: float = 300.0
     abort_share: float = 0.0
     seed: int = 0
+    counted: bool = False
+
+
+class _AskedTokens(msgspec.Struct):
+    """The fields of a request that decide an answer's exact length."""
+
+    max_tokens: int = 0
+    ignore_eos: bool = False
+
+
+_ASKED_TOKENS: Final[msgspec.json.Decoder[_AskedTokens]] = msgspec.json.Decoder(_AskedTokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +245,9 @@ class Runner:
         draw = random.Random(f"{self._job.seed} request {number}").random
         via = self._way_of(number)
         key = number // len(self._clients) % len(self._job.keys)
-        request = self._request(via, key, number, draw)
-        answer = Answer(self._job.asking.stream)
+        body = self._body(via, number, draw)
+        request = self._heads[via, key] + b"%d\r\n\r\n%b" % (len(body), body)
+        answer = (CountedAnswer if self._job.counted else Answer)(self._job.asking.stream)
         exchange: Exchange | None = None
         level, warmup = progress.stage.level, due < progress.measured_from
         self.inflight += 1
@@ -250,6 +264,8 @@ class Runner:
         finally:
             self.inflight -= 1
         sample = self._sample(number, due, began, answer, exchange, key, via, level, warmup)
+        if isinstance(answer, CountedAnswer) and answer.status == 200:
+            sample = msgspec.structs.replace(sample, parts=_parts(answer, body))
         self._events += sample.events
         self._observe(sample)
         if answer.status in KEY_REFUSED:
@@ -280,11 +296,10 @@ class Runner:
             for number, key in enumerate(self._job.keys)
         }
 
-    def _request(self, via: str, key: int, number: int, draw: pacer.Draw) -> bytes:
+    def _body(self, via: str, number: int, draw: pacer.Draw) -> bytes:
         turn = number // len(self._clients)
         sizes = random.Random(f"{self._job.seed} sizes {turn}").random
-        body = next_body(self._job.asking, self._job.models[via], number, turn, draw, sizes)
-        return self._heads[via, key] + b"%d\r\n\r\n%b" % (len(body), body)
+        return next_body(self._job.asking, self._job.models[via], number, turn, draw, sizes)
 
     def _sample(
         self,
@@ -331,3 +346,16 @@ class Runner:
             due = time.perf_counter() + WATCH
             await asyncio.sleep(WATCH)
             self._lags.append(max(time.perf_counter() - due, 0.0))
+
+
+def _parts(answer: CountedAnswer, body: bytes) -> StreamParts:
+    asked = _ASKED_TOKENS.decode(body)
+    return StreamParts(
+        ids=answer.ids,
+        roles=answer.roles if answer.chat else 1,  # only a chat has roles
+        finishes=answer.finishes,
+        usages=answer.usages,
+        dones=answer.dones,
+        finish=answer.finish,
+        asked=asked.max_tokens if asked.ignore_eos else 0,
+    )

@@ -31,6 +31,22 @@ from aiaas.errors import CheckFailed
 FORMAT: Final = 1
 
 
+class StreamParts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How often the parts came that a stream has once (`--kill-replica` only), see `aiaas.httpclient.counted`.
+
+    finish  the last finish_reason, or ""
+    asked   the tokens that the answer must have (max_tokens with ignore_eos), 0 if it may have any number
+    """
+
+    ids: int = 1
+    roles: int = 1
+    finishes: int = 1
+    usages: int = 1
+    dones: int = 1
+    finish: str = ""
+    asked: int = 0
+
+
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True, tag="sample", tag_field="kind"):
     """The measurements of one request.
 
@@ -44,6 +60,7 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True, tag="sample", tag_
     prompt_tokens, output_tokens   the server's counts; without them, 0 and the number of output events
     events         number of output events
     gaps           microseconds between output events, in order; 0 between events from one read of the socket
+    parts          of a stream that began, in a run with `--kill-replica`; else None
     """
 
     number: int
@@ -65,6 +82,7 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True, tag="sample", tag_
     level: float = 0
     warmup: bool = False
     aborted: bool = False
+    parts: StreamParts | None = None
 
     @property
     def ok(self) -> bool:
@@ -153,6 +171,20 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: GatewayUse | None = None
 
 
+class Kill(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The command of `--kill-replica`, as it ran.
+
+    at     seconds since the run's start when it began
+    ended  when it ended, None if it was still running when the run ended
+    code   its exit code, negative for a signal
+    """
+
+    command: str
+    at: float
+    ended: float | None = None
+    code: int | None = None
+
+
 class RunEnd(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_field="kind"):
     """How a run ended.
 
@@ -160,6 +192,7 @@ class RunEnd(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_fie
     interrupted  whether Ctrl-C ended the run
     stopped_by   why the run ended early, or ""
     unfinished   requests in flight that an early end cut off; no figure includes them
+    kill         the command of `--kill-replica`, None without
     """
 
     windows: tuple[Window, ...] = ()
@@ -167,6 +200,7 @@ class RunEnd(msgspec.Struct, frozen=True, omit_defaults=True, tag="end", tag_fie
     stopped_by: str = ""
     unfinished: int = 0
     generator: Generator = Generator()
+    kill: Kill | None = None
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -30,10 +30,12 @@ from aiaas.httpclient.target import HttpTarget
 from aiaas.loadtest.compare import Overhead, overhead
 from aiaas.loadtest.files import SampleFile
 from aiaas.loadtest.gateway_cpu import CpuWatch
+from aiaas.loadtest.kill_run import KillOrder, KillRun
+from aiaas.loadtest.killed import Killed, killed
 from aiaas.loadtest.probe import choose_model, models_of
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import LoadJob, Runner, Stage
-from aiaas.loadtest.sample import FORMAT, Run, RunEnd, Sample, Window
+from aiaas.loadtest.sample import FORMAT, Kill, Run, RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.summary import Folds, RunSummary, Summary
 from aiaas.loadtest.sweep import goes_on
@@ -59,6 +61,7 @@ class LoadSettings:
     metrics  the gateway's metrics port, to measure its CPU
     stages   one stage, or a sweep's levels in order
     slo      as written, or ""
+    kill     a command to run in the middle of the only stage, or None
     out      file for the samples, or None
     options  the options as given, for the file; never a key
     """
@@ -76,6 +79,7 @@ class LoadSettings:
     timeout: float = 300.0
     abort_share: float = 0.0
     seed: int = 0
+    kill: KillOrder | None = None
     out: Path | None = None
     options: dict[str, str] = field(default_factory=dict)
 
@@ -95,6 +99,9 @@ class RunListener(Protocol):
     def level_done(self, summary: Summary) -> None:
         """Called when a level of a sweep ended."""
 
+    def killed(self, kill: Kill) -> None:
+        """Called when the command of `--kill-replica` ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOutcome:
@@ -104,6 +111,7 @@ class LoadOutcome:
     end: RunEnd
     summary: RunSummary
     overhead: Overhead | None = None
+    killed: Killed | None = None
 
 
 async def measure(settings: LoadSettings, listener: RunListener) -> LoadOutcome:
@@ -117,7 +125,8 @@ async def measure(settings: LoadSettings, listener: RunListener) -> LoadOutcome:
     models = await _look(settings)
     run = _describe(settings, models)
     folds = Folds(bounds)
-    pairs: list[Sample] = []
+    kept: list[Sample] = []  # those that a comparison, or the figures of a killed replica, need one by one
+    killing: KillRun | None = None
     async with AsyncExitStack() as stack:
         cpu = None if settings.metrics is None else CpuWatch(settings.metrics, time.perf_counter)
         if cpu is not None:
@@ -132,32 +141,42 @@ async def measure(settings: LoadSettings, listener: RunListener) -> LoadOutcome:
             if file is not None:
                 file.write(sample)
             folds.add(sample)
-            if settings.direct is not None:
-                pairs.append(sample)
+            if settings.direct is not None or (killing is not None and killing.record is not None):
+                kept.append(sample)
             listener.sample(sample)
 
         listener.begun(run)
         runner = await stack.enter_async_context(Runner(_job(settings, models), observe))
+        if settings.kill is not None:
+            killing = KillRun(settings.kill, runner.now, listener.killed)
         stack.enter_context(stopped_by_ctrl_c(runner.stop))
         windows: list[Window] = []
         done: list[Summary] = []
         for stage in settings.stages:
             if runner.stopped_by or not goes_on(done):
                 break
-            windows.append(await _stage(runner, stage, listener, file, cpu))
+            windows.append(await _stage(runner, stage, listener, file, cpu, killing))
             done.append(folds.level(windows[-1]))
             listener.level_done(done[-1])
         end = runner.end(interrupted=runner.stopped_by == INTERRUPTED)
-        end = msgspec.structs.replace(end, windows=tuple(windows))
+        kill = None if killing is None else killing.record
+        end = msgspec.structs.replace(end, windows=tuple(windows), kill=kill)
         if file is not None:
             file.write(end)
-    return LoadOutcome(run, end, folds.summary(end.windows), overhead(pairs, random.Random(settings.seed).random))
+    found = overhead(kept, random.Random(settings.seed).random) if settings.direct is not None else None
+    fate = None if end.kill is None else killed(kept, end.kill)
+    return LoadOutcome(run, end, folds.summary(end.windows), found, fate)
 
 
 async def _stage(
-    runner: Runner, stage: Stage, listener: RunListener, file: SampleFile | None, cpu: CpuWatch | None
+    runner: Runner,
+    stage: Stage,
+    listener: RunListener,
+    file: SampleFile | None,
+    cpu: CpuWatch | None,
+    killing: KillRun | None,
 ) -> Window:
-    """Run one level; meanwhile flush the file, call the listener and measure the gateway's CPU."""
+    """Run one level; meanwhile flush the file, call the listener, measure the gateway's CPU and kill a replica."""
     began = runner.now()
 
     async def tick() -> None:
@@ -172,6 +191,7 @@ async def _stage(
 
     ticking = asyncio.create_task(tick(), name="loadtest-tick")
     ended = asyncio.Event()
+    killer = None if killing is None else asyncio.create_task(killing.run(), name="loadtest-kill-replica")
     watching = None if cpu is None else asyncio.create_task(cpu.over(stage, ended), name="loadtest-gateway-cpu")
     try:
         window = await runner.stage(stage)
@@ -181,6 +201,8 @@ async def _stage(
         return msgspec.structs.replace(window, gateway=await watching)
     finally:
         await _end(ticking)
+        if killer is not None:
+            await _end(killer)
         if watching is not None:
             await _end(watching)
 
@@ -224,6 +246,7 @@ def _job(settings: LoadSettings, models: dict[str, str]) -> LoadJob:
         timeout=settings.timeout,
         abort_share=settings.abort_share,
         seed=settings.seed,
+        counted=settings.kill is not None,
     )
 
 

@@ -22,7 +22,7 @@ from aiaas.simulator.checks import check_model
 from aiaas.simulator.directions import directed
 from aiaas.simulator.engine import EngineFullError, Generation, SimulatedEngine
 from aiaas.simulator.errors import WireError
-from aiaas.simulator.faults import Point
+from aiaas.simulator.faults import STAYS_DEAD, Act, ArmedFault, Fault, Point
 from aiaas.simulator.forms import DetokenizeForm, fill_form, parse_json
 from aiaas.simulator.generate import WORD_TOKENS, SimulatedChoice, make_pace
 from aiaas.simulator.http import SimulatedExchange, WireRequest
@@ -69,13 +69,15 @@ Answerer = Callable[[SimulatedExchange], None]
 class App:
     """Routes and answers one simulator's requests.
 
-    fault     how the simulator misbehaves; may be changed while it runs
     received  the last requests, newest last, if recording is on
+    close_port   called when a fault takes the whole process: no connection is accepted after it
     draining  True after SIGTERM with a shutdown timeout: generate paths answer 500, /health stays 200 (140)
     """
 
     def __init__(self, options: SimulatorOptions, loop: asyncio.AbstractEventLoop, *, record: int) -> None:
         self.options = options
+        self.close_port: Callable[[], None] = lambda: None
+        self._loop = loop
         self.fault = options.fault
         self.draining = False
         self.metrics = SimulatorMetrics(options.models[0])
@@ -87,6 +89,26 @@ class App:
         self._record = record > 0
         self._pieces: dict[int, str] = {_token_id(piece): piece for piece in WORD_TOKENS}
         self._routes = self._make_routes()
+
+    @property
+    def fault(self) -> Fault:
+        """How the simulator misbehaves, from the next request on."""
+        return self._armed.fault
+
+    @fault.setter
+    def fault(self, fault: Fault) -> None:
+        self._armed = ArmedFault(fault, self._strike_soon)
+
+    def _strike_soon(self, fault: Fault) -> None:
+        self._loop.call_soon(self.strike_all, fault)  # not inside of the engine's step
+
+    def strike_all(self, fault: Fault) -> None:
+        """Apply a fault to every request in flight, as when the process dies or hangs, and stay like that."""
+        self.engine.strike_all(fault)
+        if fault.act is Act.DIE:
+            self.fault = STAYS_DEAD
+        elif fault.act is not Act.HANG:
+            self.close_port()
 
     def handle(self, exchange: SimulatedExchange) -> None:
         """Answer one request, at once or later, when the engine has generated tokens."""
@@ -269,7 +291,7 @@ class App:
         message_id = f"msg_{_random_hex(8)}"
         if job.stream:
             writer = make_writer(stamp, job, message_id)
-            self._submit(StreamReply(self.engine, exchange, self.fault, writer), job)
+            self._submit(StreamReply(self.engine, exchange, self._armed, writer), job)
             return
 
         def whole() -> Json:
@@ -282,30 +304,31 @@ class App:
             return answers.message(stamp, job.prompt_tokens, job.choices[0])
 
         died = errors.anthropic(errors.engine_dead()) if family == "messages" else errors.engine_dead()
-        self._submit(WholeReply(self.engine, exchange, self.fault, whole, died), job)
+        self._submit(WholeReply(self.engine, exchange, self._armed, whole, died), job)
 
     def _hear(self, exchange: SimulatedExchange, task: Task) -> None:
         heard = hear(task, exchange.request, self.options)
         stamp = self._stamp(exchange.request, f"{task}-")
         if heard.job.stream:
-            self._submit(StreamReply(self.engine, exchange, self.fault, SoundWriter(stamp, heard)), heard.job)
+            self._submit(StreamReply(self.engine, exchange, self._armed, SoundWriter(stamp, heard)), heard.job)
         else:
-            self._submit(WholeReply(self.engine, exchange, self.fault, heard.whole, errors.engine_dead()), heard.job)
+            self._submit(WholeReply(self.engine, exchange, self._armed, heard.whole, errors.engine_dead()), heard.job)
 
     def _pooled(self, exchange: SimulatedExchange, path: str) -> None:
         parse = PARSERS[self.options.runner][path]
         tokens, whole = parse(_decode(exchange.request), self.options, functools.partial(self._stamp, exchange.request))
         job = GenerationJob("chat", False, (tokens,), (SimulatedChoice(("",), "stop"),), self.options.seed)
-        self._submit(WholeReply(self.engine, exchange, self.fault, whole, errors.engine_dead()), job)
+        self._submit(WholeReply(self.engine, exchange, self._armed, whole, errors.engine_dead()), job)
 
     def _submit(self, answer: StreamReply | WholeReply, job: GenerationJob) -> None:
         """Submit a job to the engine, unless the shutdown or a fault comes first."""
         if self.draining:
             raise errors.engine_gone()
-        if self.fault.strikes(Point.REQUEST):
+        if self._armed.strikes(Point.REQUEST):
+            self._armed.take()
             strike_request(answer.exchange, self.fault)
             return
-        itl = self.fault.arg if self.fault.strikes(Point.PACE) else self.options.itl
+        itl = self.fault.arg if self._armed.strikes(Point.PACE) else self.options.itl
         steps = max(len(choice.deltas) for choice in job.choices)
         pace = make_pace(steps, self.options.ttft, itl, self.options.jitter, job.seed)
         generation = Generation(job.choices, job.prompt_tokens, pace, answer, job.priority)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from aiaas.simulator.generate import SimulatedCall, SimulatedChoice, tokenize
+from aiaas.simulator.generate import SimulatedCall, SimulatedChoice, rest_of, tokenize
 from aiaas.simulator.requests import GenerationJob
 
 _CALL: Final = re.compile(r"^\s*aiaas-simulator: call (\S+) (\{.*\})\s*$", re.MULTILINE)
@@ -49,7 +49,7 @@ def directed(job: GenerationJob, data: object) -> GenerationJob:
         call = SimulatedCall(f"chatcmpl-tool-{job.seed:016x}", name)
         return _answered(job, SimulatedChoice((*tokenize(arguments), ""), "stop", call=call))
     if found.say is not None and names:
-        return _answered(job, SimulatedChoice((*tokenize(found.say), ""), "stop"))
+        return _answered(job, SimulatedChoice((*rest_of(tokenize(found.say), job.opened), ""), "stop"))
     return job
 
 

@@ -16,6 +16,7 @@ from collections import deque
 from operator import attrgetter
 from typing import Protocol
 
+from aiaas.simulator.faults import Act, Fault
 from aiaas.simulator.generate import Pace, SimulatedChoice
 from aiaas.simulator.metrics import SimulatorMetrics
 
@@ -35,6 +36,9 @@ class StepListener(Protocol):
 
     def on_end(self) -> None:
         """Called when all steps have been generated."""
+
+    def on_struck(self, fault: Fault) -> None:
+        """Called when a fault strikes every request in flight: apply it now."""
 
 
 class Generation:
@@ -169,6 +173,13 @@ class SimulatedEngine:
         self._frozen = True
         for generation in self._batch:
             self.freeze(generation)
+
+    def strike_all(self, fault: Fault) -> None:
+        """Apply a fault to all generations, running and waiting, and begin no other."""
+        self._frozen = True
+        for generation in (*self._queue, *self._batch):
+            generation.listener.on_struck(fault)
+        self._frozen = fault.act is Act.HANG
 
     def _admit(self) -> None:
         """Begin waiting generations in order while there is room. A generation larger than the batch runs alone."""

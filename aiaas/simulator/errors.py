@@ -20,6 +20,12 @@ ENGINE_BUSY = (
     "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 )
 ENGINE_GONE = "cannot schedule new futures after shutdown"
+EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Provide at least one message."
+OPENED_AND_CONTINUED = (
+    "continue_final_message and add_generation_prompt are not compatible. Use continue_final_message when you want the "
+    "model to continue the final message, and add_generation_prompt when you want to add a header that will prompt it "
+    "to start a new assistant message instead."
+)
 NESTED_TOO_DEEP = "maximum recursion depth exceeded while decoding a JSON array from a unicode string"
 
 _SHOWN = 10  # problems of one body that vLLM prints
@@ -146,6 +152,26 @@ def too_long(max_model_len: int) -> WireError:
         "input_tokens",
         at_least,
     )
+
+
+def empty_conversation() -> WireError:
+    """A conversation without a message (47)."""
+    return bad_request(EMPTY_CONVERSATION)
+
+
+def both_openings_asked() -> WireError:
+    """A request that sets `continue_final_message` and `add_generation_prompt`."""
+    return bad_request("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+
+
+def opened_and_continued() -> WireError:
+    """A request that sets `continue_final_message` and leaves `add_generation_prompt` at its default, which is true."""
+    return bad_request(OPENED_AND_CONTINUED)
+
+
+def nothing_to_continue() -> WireError:
+    """A request that sets `continue_final_message`, whose last message has no content."""
+    return bad_request("continue_final_message is set but we could not find any text to continue in the final message!")
 
 
 def wire_not_found() -> WireError:

@@ -7,6 +7,7 @@ event as one HTTP chunk:
     step(k)       the text of token k for every unfinished choice
     last()        usage and the end mark
     error()       sent instead of the rest when the engine dies (132); None: vLLM cuts the connection there
+    abort(k)      sent instead of the rest when the engine ends the answer with token k; None as above
 
 The parts that are the same for every token are encoded once, when the writer is made.
 """
@@ -14,6 +15,7 @@ The parts that are the same for every token are encoded once, when the writer is
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -48,6 +50,9 @@ class EventWriter(Protocol):
 
     def error(self) -> list[bytes] | None:
         """Return the events that end a stream whose engine died; None if vLLM closes without them or a last chunk."""
+
+    def abort(self, k: int) -> list[bytes] | None:
+        """Return the events of token k as the last one, with its finish reason, and of the end; None as for `error`."""
 
 
 @lru_cache(maxsize=4096)
@@ -114,6 +119,15 @@ class _IndexedWriter:
     def error(self) -> list[bytes] | None:
         """See EventWriter."""
         return [_engine_died(), DONE]
+
+    def abort(self, k: int) -> list[bytes] | None:
+        """See EventWriter. An answer that has ended before stays as it is."""
+        choices = tuple(
+            replace(choice, deltas=choice.deltas[: k + 1], finish_reason="abort") if k < len(choice.deltas) else choice
+            for choice in self._job.choices
+        )
+        self._job = replace(self._job, choices=choices)
+        return [*self.step(k), *self.last()]
 
 
 class ChatWriter(_IndexedWriter):
@@ -247,6 +261,10 @@ class ResponsesWriter:
         """See EventWriter."""
         return None
 
+    def abort(self, k: int) -> list[bytes] | None:  # noqa: ARG002  (EventWriter's)
+        """See EventWriter."""
+        return None
+
 
 class MessagesWriter:
     """POST /v1/messages (25): Anthropic's named events, without [DONE]."""
@@ -299,3 +317,7 @@ class MessagesWriter:
         """See EventWriter."""
         error = {"type": "internal_error", "message": errors.stream_died_in_messages()}
         return [named_event("error", {"type": "error", "error": error})]
+
+    def abort(self, k: int) -> list[bytes] | None:  # noqa: ARG002  (EventWriter's)
+        """See EventWriter."""
+        return None

@@ -33,6 +33,13 @@ class _Message(BaseModel):
         return value
 
 
+class Opening(BaseModel):
+    """Whether the prompt ends with the opening of an answer, or inside its last message."""
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
 class _HasMessages(BaseModel):
     messages: list[_Message]
 
@@ -68,7 +75,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = False
 
 
-class ChatForm(Sampling, _HasMessages):
+class ChatForm(Sampling, _HasMessages, Opening):
     """POST /v1/chat/completions."""
 
     max_completion_tokens: int | None = None
@@ -135,13 +142,14 @@ class MessagesForm(CountTokensForm):
         return value
 
 
-class TokenizeForm(BaseModel):
+class TokenizeForm(Opening):
     """POST /tokenize, with a prompt or with messages."""
 
     model: str | None = None
     prompt: str | None = None
     messages: list[_Message] | None = None
     return_token_strs: bool | None = False
+    tools: list[dict[str, Any]] | None = None
 
 
 class DetokenizeForm(BaseModel):

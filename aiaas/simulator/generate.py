@@ -8,6 +8,10 @@ has one more token without text (vLLM counts the EOS token, transcript 161).
 Text. An answer begins with a sentence that identifies the simulator, repeats it every 64 tokens, and otherwise consists
 of words drawn by a generator seeded with prompt, seed and choice. The same request has the same answer on any machine.
 
+Continuations. A request may hold the beginning of its own answer as an open message (`continue_final_message`). It gets
+the rest of the answer that it would have got without that message, also where the beginning ends inside a token. After
+any other beginning the same number of tokens is left out.
+
 Stop strings. As in vLLM, text that could still become part of a stop string is held back: the last max(len(stop)) - 1
 characters wait for the next token. If a stop string matches, the answer ends before it (transcript 162).
 """
@@ -23,8 +27,6 @@ from typing import Literal
 
 NOTICE = "This is the aiaas simulator, not a model."
 NOTICE_EVERY = 64  # tokens
-TOKENS_PER_MESSAGE = 4
-TOKENS_TO_OPEN_ANSWER = 3
 
 _PIECE = re.compile(r"\s*\S{1,16}|\s+")
 _TEXT = """
@@ -54,6 +56,7 @@ class Ask:
 
     max_tokens    the request's own, or None
     context_left  tokens between the prompt and the context's end, where vLLM cuts the answer silently (transcript 71)
+    opened        the beginning of the answer, if the prompt has it; the limits count only the tokens after it
     """
 
     max_tokens: int | None
@@ -63,6 +66,7 @@ class Ask:
     eos_first: bool = False
     stop: tuple[str, ...] = ()
     include_stop: bool = False
+    opened: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class SimulatedChoice:
     """
 
     deltas: tuple[str, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "abort"]
     stop_reason: str | None = None
     call: SimulatedCall | None = None
 
@@ -93,7 +97,7 @@ class SimulatedChoice:
     @property
     def chat_reason(self) -> str:
         """The finish reason of a chat, which has a name of its own for a call; the engine's is "stop"."""
-        return self.finish_reason if self.call is None else "tool_calls"
+        return self.finish_reason if self.call is None or self.finish_reason == "abort" else "tool_calls"
 
 
 def seed_of(*parts: object) -> int:
@@ -110,16 +114,34 @@ def make_choice(ask: Ask, seed: int, answer_tokens: int) -> SimulatedChoice:
         answer_tokens: the largest natural length.
     """
     rng = random.Random(seed)
+    said = count_tokens(ask.opened)
+    most = min(ask.context_left, ask.max_tokens if ask.max_tokens is not None else ask.context_left)
     natural = rng.randint((answer_tokens + 1) // 2, answer_tokens) if not ask.eos_first else 1
-    natural = max(natural, ask.min_tokens + 1)  # its last token has no text
-    limit = min(ask.context_left, ask.max_tokens if ask.max_tokens is not None else ask.context_left)
-    if ask.ignore_eos or natural > limit:
-        tokens, finish = _tokens(rng, limit), "length"
-    else:
-        tokens, finish = [*_tokens(rng, natural - 1), ""], "stop"
+    natural = max(natural, said + ask.min_tokens + 1)  # its last token has no text
+    length = said + most if ask.ignore_eos else min(natural - 1, said + most)
+    tokens = rest_of(_tokens(rng, length), ask.opened)
+    finish: Literal["stop", "length"] = "length"
+    if not ask.ignore_eos and len(tokens) < most:
+        tokens, finish = [*tokens, ""], "stop"
+    tokens = tokens[:most]
     if ask.stop:
-        return _cut_at_stop(tokens, "length" if finish == "length" else "stop", ask)
-    return SimulatedChoice(tuple(tokens), "length" if finish == "length" else "stop")
+        return _cut_at_stop(tokens, finish, ask)
+    return SimulatedChoice(tuple(tokens), finish)
+
+
+def rest_of(tokens: list[str], opened: str) -> list[str]:
+    """Return the tokens of an answer after its beginning `opened`; the first one is a part of a token if the beginning
+    ends inside it."""
+    if not opened:
+        return tokens
+    if not "".join(tokens).startswith(opened):
+        return tokens[count_tokens(opened) :]
+    position = 0
+    for number, token in enumerate(tokens):
+        position += len(token)
+        if position > len(opened):
+            return [token[len(opened) - position :], *tokens[number + 1 :]]
+    return []
 
 
 def _tokens(rng: random.Random, count: int) -> list[str]:

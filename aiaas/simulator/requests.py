@@ -7,15 +7,15 @@ simulated: logprobs, actual tool calls, response_format, echo, images (refused, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from aiaas.simulator import errors
 from aiaas.simulator.checks import Values, check_length, check_model, check_values
+from aiaas.simulator.conversation import ChatMessage, ChatPrompt, chat_prompt, check_arguments
 from aiaas.simulator.errors import WireError
 from aiaas.simulator.forms import (
     ChatForm,
@@ -29,8 +29,6 @@ from aiaas.simulator.forms import (
     fill_form,
 )
 from aiaas.simulator.generate import (
-    TOKENS_PER_MESSAGE,
-    TOKENS_TO_OPEN_ANSWER,
     Ask,
     SimulatedChoice,
     count_tokens,
@@ -41,14 +39,8 @@ from aiaas.simulator.generate import (
 from aiaas.simulator.options import SimulatorOptions
 
 ApiFamily = Literal["chat", "completions", "responses", "messages"]
-ChatMessage = dict[str, Any]
 
 _EOS_TOKEN_ID = "2"  # `logit_bias: {"2": 100}` ends an answer at once, as with the tiny Llama of transcript 161
-_MEDIA = frozenset({"image_url", "input_audio", "audio_url", "video_url"})
-# A tool call's arguments that are nested deeper exceed CPython 3.11's recursion limit of 1000, some of which vLLM's own
-# frames use; vLLM parses 500 levels.
-_MAX_NESTING = 900
-_EMPTY_CONVERSATION = "Cannot apply chat template to an empty conversation. Provide at least one message."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +54,7 @@ class GenerationJob:
     request_id  from the body, or None
     priority    the engine's order of waiting requests, if it schedules by priority; the lowest goes first
     echo        fields of the request that /v1/responses repeats
+    opened      the beginning of the answer, if the request has it (`continue_final_message`)
     """
 
     family: ApiFamily
@@ -74,6 +67,7 @@ class GenerationJob:
     request_id: str | None = None
     priority: int = 0
     echo: dict[str, Any] = field(default_factory=dict)
+    opened: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -109,7 +103,7 @@ def count_messages_tokens(data: object, options: SimulatorOptions) -> int:
         check_model(form.model, options)
     except WireError as error:
         raise errors.anthropic(error) from error
-    return _count_chat_tokens(_with_system(form), options)
+    return _count(_with_system(form), options)
 
 
 def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[str], bool]:
@@ -124,12 +118,9 @@ def pieces_to_tokenize(data: object, options: SimulatorOptions) -> tuple[list[st
         raise errors.invalid([{**problem, "input": data} for problem in missing])
     if form.messages is None:
         return tokenize(form.prompt or ""), bool(form.return_token_strs)
-    pieces: list[str] = []
-    messages = _plain(form.messages)
-    _check_arguments(_calls_of(messages))
-    for message in messages:
-        pieces += ["<|start|>", str(message["role"]), "<|text|>", *tokenize(_text_of(message, options)), "<|end|>"]
-    return [*pieces, "<|start|>", "assistant", "<|text|>"], bool(form.return_token_strs)
+    _check_opening(data)
+    prompt = chat_prompt(options.models[0], _plain(form.messages), form.tools, form)
+    return prompt.pieces(), bool(form.return_token_strs)
 
 
 def prompt_texts(value: CompletionPrompt) -> list[str]:
@@ -139,21 +130,20 @@ def prompt_texts(value: CompletionPrompt) -> list[str]:
 
 def _parse_chat(data: object, options: SimulatorOptions) -> GenerationJob:
     form = fill_form(ChatForm, data)
+    _check_opening(data)
     _check_contradictions(form)
     check_model(form.model, options)
     _check_tools(form.tools, form.tool_choice, options)
     if form.tool_choice == "required" and not options.auto_tool_choice:
         raise errors.bad_request('tool_choice="required" requires --tool-call-parser to be set')
-    if not form.messages:
-        raise errors.bad_request(_EMPTY_CONVERSATION)
-    messages = _plain(form.messages)
-    _check_arguments(_calls_of(messages))
-    prompt_tokens = _count_chat_tokens(messages, options)
+    prompt = chat_prompt(options.models[0], _plain(form.messages), form.tools, form)
+    prompt_tokens = len(prompt.pieces())
     newer = form.max_completion_tokens is not None
     asked = form.max_completion_tokens if newer else form.max_tokens
     name = "max_completion_tokens" if newer else "max_tokens"
     check_length(asked, name, prompt_tokens, options.max_model_len)
-    return _sampled_job("chat", form, asked, [(json.dumps(messages), prompt_tokens)], options)
+    answered = [(json.dumps(prompt.answered), prompt_tokens)]
+    return _sampled_job("chat", form, asked, answered, options, prompt.beginning)
 
 
 def _parse_completions(data: object, options: SimulatorOptions) -> GenerationJob:
@@ -179,12 +169,12 @@ def _parse_responses(data: object, options: SimulatorOptions) -> GenerationJob:
         messages: list[ChatMessage] = [{"content": form.input}]
     else:
         messages = [item for item in form.input if isinstance(item, dict)]
-        _check_arguments(messages)
+        check_arguments(messages)
     if form.instructions:
         messages.insert(0, {"content": form.instructions})
     if not messages:
-        raise errors.bad_request(_EMPTY_CONVERSATION)
-    prompt_tokens = _count_chat_tokens(messages, options)
+        raise errors.empty_conversation()
+    prompt_tokens = _count(messages, options)
     asked = form.max_output_tokens
     check_length(asked, "max_output_tokens", prompt_tokens, options.max_model_len)
     check_values(Values(max_tokens=asked, temperature=form.temperature, top_p=form.top_p, logit_bias=form.logit_bias))
@@ -224,9 +214,9 @@ def _messages_job(form: MessagesForm, options: SimulatorOptions) -> GenerationJo
     check_model(form.model, options)
     _check_tools(form.tools, (form.tool_choice or {}).get("type"), options)
     if not form.messages:
-        raise errors.bad_request(_EMPTY_CONVERSATION)
+        raise errors.empty_conversation()
     messages = _with_system(form)
-    prompt_tokens = _count_chat_tokens(messages, options)
+    prompt_tokens = _count(messages, options)
     # vLLM first converts the request to a chat completion, so its message names the field of a chat completion.
     check_length(form.max_tokens, "max_completion_tokens", prompt_tokens, options.max_model_len)
     stop = tuple(form.stop_sequences or ())
@@ -246,9 +236,14 @@ _PARSERS: dict[ApiFamily, Callable[[object, SimulatorOptions], GenerationJob]] =
 
 
 def _sampled_job(
-    family: ApiFamily, form: Sampling, max_tokens: int | None, prompts: list[tuple[str, int]], options: SimulatorOptions
+    family: ApiFamily,
+    form: Sampling,
+    max_tokens: int | None,
+    prompts: list[tuple[str, int]],
+    options: SimulatorOptions,
+    opened: str = "",
 ) -> GenerationJob:
-    """Check the sampling values, then make every choice: n for each prompt."""
+    """Check the sampling values, then make every choice: n for each prompt; `opened` is the beginning of each."""
     n = 1 if form.n is None else form.n
     stop = (form.stop,) if isinstance(form.stop, str) else tuple(form.stop or ())
     values = Values(
@@ -275,6 +270,7 @@ def _sampled_job(
             eos_first=_ends_at_once(form.logit_bias),
             stop=stop,
             include_stop=form.include_stop_str_in_output,
+            opened=opened,
         )
         seeds = (seed_of(options.seed, form.seed, text, index) for index in range(n))
         choices += [make_choice(ask, seed, options.answer_tokens) for seed in seeds]
@@ -288,7 +284,13 @@ def _sampled_job(
         n=n,
         request_id=form.request_id,
         priority=form.priority,
+        opened=opened,
     )
+
+
+def _check_opening(data: object) -> None:
+    if isinstance(data, dict) and data.get("continue_final_message") and data.get("add_generation_prompt"):
+        raise errors.both_openings_asked()
 
 
 def _check_contradictions(form: ChatForm) -> None:
@@ -315,25 +317,6 @@ def _check_tools(tools: Sequence[object] | None, choice: object, options: Simula
         raise errors.bad_request(
             '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
         )
-
-
-def _calls_of(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Return the function calls in a conversation."""
-    calls = [
-        call for message in messages if isinstance(message.get("tool_calls"), list) for call in message["tool_calls"]
-    ]
-    functions = [call.get("function") for call in calls if isinstance(call, dict)]
-    return [function for function in functions if isinstance(function, dict)]
-
-
-def _check_arguments(calls: Iterable[ChatMessage]) -> None:
-    """Refuse arguments that are nested too deep for vLLM's JSON parser; vLLM ignores text that is not JSON."""
-    for call in calls:
-        arguments = call.get("arguments")
-        if isinstance(arguments, str):
-            steps = ((character in "[{") - (character in "]}") for character in arguments)
-            if max(accumulate(steps), default=0) > _MAX_NESTING:
-                raise errors.nested_too_deep()
 
 
 def _check_stream_options(form: Sampling) -> None:
@@ -364,20 +347,9 @@ def _with_system(form: CountTokensForm) -> list[ChatMessage]:
     return [{"role": "system", "content": form.system}, *messages] if form.system else messages
 
 
-def _count_chat_tokens(messages: list[ChatMessage], options: SimulatorOptions) -> int:
-    """Count the tokens of a conversation by the rule of `generate`."""
-    pieces = sum(TOKENS_PER_MESSAGE + count_tokens(_text_of(message, options)) for message in messages)
-    return pieces + TOKENS_TO_OPEN_ANSWER
-
-
-def _text_of(message: ChatMessage, options: SimulatorOptions) -> str:
-    content = message.get("content")
-    if not isinstance(content, list):
-        return str(content or "")
-    parts = [part for part in content if isinstance(part, dict)]
-    if any(part.get("type") in _MEDIA for part in parts):
-        raise errors.bad_request(f"{options.models[0]} is not a multimodal model")
-    return "\n".join(str(part.get("text", "")) for part in parts)
+def _count(messages: Sequence[ChatMessage], options: SimulatorOptions) -> int:
+    """Count the tokens of a conversation with the opening of its answer."""
+    return len(ChatPrompt(options.models[0], messages).pieces())
 
 
 def _prompts(value: CompletionPrompt) -> list[tuple[str, int]]:

@@ -2,7 +2,8 @@
 
 It stops like vLLM 0.32 (transcripts 131, 139, 140):
     SIGTERM, shutdown_timeout None   refuse connections at once; requests in flight stop sending, their connections stay
-                                     open, and the process ends when the clients have left
+                                     open, and the process ends when the clients have left. A fault that reaches SIGTERM
+                                     strikes them instead
     SIGTERM, shutdown_timeout N      requests in flight finish; new generate requests get 500 while /health stays 200;
                                      the process ends when every request has finished, or after N seconds
     SIGINT, or a second signal       drop everything at once (usually Ctrl-C at a terminal)
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 
 from aiaas.errors import EnvironmentFault
 from aiaas.simulator.app import App, Received
-from aiaas.simulator.faults import Act, Fault, Point, parse_fault
+from aiaas.simulator.faults import Act, Fault, Point, Reach, parse_fault
 from aiaas.simulator.http import HttpServer
 from aiaas.simulator.options import SimulatorOptions
 
@@ -100,6 +101,7 @@ class SimulatorHandle:
         self._server = server
         self._socket = sock
         self._crowd = crowd
+        app.close_port = self._close_port
 
     @property
     def options(self) -> SimulatorOptions:
@@ -133,6 +135,10 @@ class SimulatorHandle:
         """
         self._app.fault = parse_fault(fault) if isinstance(fault, str) else fault
 
+    def strike(self, fault: Fault | str) -> None:
+        """Strike every request in flight now, as a fault written with `,all` does when its first request is struck."""
+        self._app.strike_all(parse_fault(fault) if isinstance(fault, str) else fault)
+
     async def wait_for(self, condition: Callable[[Stats], bool], timeout: float = 2.0) -> Stats:
         """Wait until the stats meet the condition, and return them.
 
@@ -153,6 +159,10 @@ class SimulatorHandle:
         else:
             for sock in (self._socket, *self._crowd):
                 sock.close()
+
+    def _close_port(self) -> None:
+        self.stop_listening()
+        self._http.stop()
 
     def drop_connections(self) -> None:
         """Close every open connection at once."""
@@ -254,7 +264,10 @@ async def _stop_gently(running: SimulatorHandle, timeout: float | None, now: asy
     app, http = running._app, running._http
     if timeout is None:
         running.stop_listening()
-        app.engine.freeze_all()
+        if app.fault.reach is Reach.SIGTERM:
+            app.strike_all(app.fault)
+        else:
+            app.engine.freeze_all()
         http.stop()
         while http.connections and not now.is_set():  # noqa: ASYNC110  (the last client may leave in an hour)
             await asyncio.sleep(STOP_POLL)

@@ -122,6 +122,10 @@ class SoundWriter:
         told = json.dumps(errors.error_object(errors.ENGINE_DEAD, "InternalServerError", None, 500))
         return [b"data: %b\n\n" % told.encode(), DONE]
 
+    def abort(self, k: int) -> list[bytes] | None:  # noqa: ARG002  (EventWriter's)
+        """Return None: the connection is closed there."""
+        return None
+
     def _event(self, more: Json) -> bytes:
         return b"data: %b\n\n" % encode({**self._head, **more})
 

@@ -49,6 +49,21 @@ def test_a_page_is_written_beside_the_tables(tmp_path: Path, capsys: pytest.Capt
     assert "&lt;b&gt;m&lt;/b&gt;" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
+def test_lost_streams_are_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables and the page have the fate of the requests in flight."""
+    end = b'{"kind":"end","kill":{"command":"kill -9 7","at":0.5,"ended":0.6,"code":0}}\n'
+    cut = SAMPLE.replace(b'"status"', b'"error":"in_stream","status"')
+    (tmp_path / "a.jsonl").write_bytes(RUN + SAMPLE + end)
+    assert run(["report", str(tmp_path / "a.jsonl")]) == 0
+    (tmp_path / "b.jsonl").write_bytes(RUN + SAMPLE + cut + end)
+    page = tmp_path / "b.html"
+    assert run(["report", str(tmp_path / "b.jsonl"), "--html", str(page)]) == 1
+    said = capsys.readouterr()
+    assert "1 of the 2 requests in flight were lost with the replica" in said.err
+    assert said.out.count("kill -9 7") == 2
+    assert "Replica killed" in page.read_text(encoding="utf-8")
+
+
 def test_a_page_has_every_run_that_is_named(tmp_path: Path) -> None:
     """Side by side, and each alone."""
     for name in ("one", "two"):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.wire_cases import BEHAVIOURS, CROWDED, Case, case_id, the_lowest_priority_goes_first
 from tests.e2e.wire_client import Target
+from tests.e2e.wire_continued import CONTINUATIONS
 from tests.e2e.wire_refusals import REFUSALS, Refusal, check_refusal
 from tests.e2e.wire_shapes import STREAMS, WHOLE, Stream, Whole, check_stream, check_whole
 
@@ -84,6 +85,12 @@ def test_stream(target: Target, case: Stream) -> None:
 @pytest.mark.parametrize("case", BEHAVIOURS, ids=case_id)
 def test_behaviour(target: Target, case: Case) -> None:
     """It behaves as vLLM does with default options."""
+    case(target)
+
+
+@pytest.mark.parametrize("case", CONTINUATIONS, ids=case_id)
+def test_continuation(target: Target, case: Case) -> None:
+    """It continues an answer, and counts its tokens, as vLLM does."""
     case(target)
 
 

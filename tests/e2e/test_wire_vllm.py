@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.processes import CROWDED_KEY
 from tests.e2e.wire_cases import BEHAVIOURS, CROWDED, Case, case_id
 from tests.e2e.wire_client import Target, target_of
+from tests.e2e.wire_continued import CONTINUATIONS
 from tests.e2e.wire_refusals import REFUSALS, Refusal, check_refusal
 from tests.e2e.wire_shapes import STREAMS, WHOLE, Stream, Whole, check_stream, check_whole
 
@@ -52,6 +53,12 @@ def test_stream(target: Target, case: Stream) -> None:
 @pytest.mark.parametrize("case", BEHAVIOURS, ids=case_id)
 def test_behaviour(target: Target, case: Case) -> None:
     """vLLM behaves so with default options."""
+    case(target)
+
+
+@pytest.mark.parametrize("case", CONTINUATIONS, ids=case_id)
+def test_continuation(target: Target, case: Case) -> None:
+    """vLLM continues an answer and counts its tokens so."""
     case(target)
 
 

@@ -63,6 +63,16 @@ _OVERFLOW = (
 _MISSING = "{{'type': 'missing', 'loc': '{0}', 'msg': 'Field required', 'input': '{1}'}}"
 _NO_PARSER = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+_CONTINUED = {"continue_final_message": True}
+_OPENED = [*HELLO, {"role": "assistant", "content": "Hello"}]
+_SILENT = [*HELLO, {"role": "assistant", "content": None}]
+_BOTH = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+_NOT_COMPATIBLE = (
+    "continue_final_message and add_generation_prompt are not compatible. Use continue_final_message when you want the "
+    "model to continue the final message, and add_generation_prompt when you want to add a header that will prompt it "
+    "to start a new assistant message instead."
+)
+_NO_TEXT = "continue_final_message is set but we could not find any text to continue in the final message!"
 _LONG = [{"role": "user", "content": "word " * 9000}]
 
 
@@ -256,6 +266,66 @@ REFUSALS = (
         400,
         _anthropic("BadRequestError", _too_many("max_completion_tokens")),
         path=MESSAGES,
+    ),
+    Refusal(
+        "continued and opened",
+        chat(messages=_OPENED, add_generation_prompt=True, **_CONTINUED),
+        400,
+        _error(_BOTH, None),
+    ),
+    Refusal(
+        "continued and opened by default",
+        chat(messages=_OPENED, stream=True, **_CONTINUED),
+        400,
+        _error(_NOT_COMPATIBLE, None),
+    ),
+    Refusal(
+        "continued without a text",
+        chat(messages=_SILENT, add_generation_prompt=False, **_CONTINUED),
+        400,
+        _error(_NO_TEXT, None),
+    ),
+    Refusal(
+        "continued, not a boolean",
+        chat(messages=_OPENED, continue_final_message="maybe"),
+        400,
+        _invalid(
+            "body.continue_final_message",
+            _type_problem(
+                "bool_parsing",
+                "continue_final_message",
+                "Input should be a valid boolean, unable to interpret input",
+                "maybe",
+            ),
+        ),
+    ),
+    Refusal(
+        "tokenize, continued and opened",
+        {"messages": _OPENED, "add_generation_prompt": True, **_CONTINUED},
+        400,
+        _error(_BOTH, None),
+        path="/tokenize",
+    ),
+    Refusal(
+        "tokenize, continued and opened by default",
+        {"messages": _OPENED, **_CONTINUED},
+        400,
+        _error(_NOT_COMPATIBLE, None),
+        path="/tokenize",
+    ),
+    Refusal(
+        "tokenize, continued without a text",
+        {"messages": _SILENT, "add_generation_prompt": False, **_CONTINUED},
+        400,
+        _error(_NO_TEXT, None),
+        path="/tokenize",
+    ),
+    Refusal(
+        "tokenize, no messages",
+        {"messages": []},
+        400,
+        _error(_NO_CONVERSATION, None),
+        path="/tokenize",
     ),
     Refusal("tokenize, unknown model", {"prompt": "a", "model": "nope"}, 404, _UNKNOWN_MODEL, path="/tokenize"),
     Refusal("no such path", None, 404, {"detail": "Not Found"}, path="/v1/nope", method="GET"),

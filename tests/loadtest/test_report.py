@@ -10,25 +10,21 @@ from msgspec.structs import replace
 from aiaas.loadtest.compare import Overhead
 from aiaas.loadtest.limit_check import LimitCheck
 from aiaas.loadtest.report import (
-    ReportTable,
     Shown,
     bound_text,
     check_table,
     compare_table,
     holds,
-    number,
     overhead_table,
     remarks,
     run_as_json,
-    seconds,
-    share,
     tables,
-    to_markdown,
 )
 from aiaas.loadtest.sample import GatewayUse, Generator, Run, RunEnd, Sample, Window
 from aiaas.loadtest.slo import parse_slo
 from aiaas.loadtest.stats import Interval
 from aiaas.loadtest.summary import summarize
+from aiaas.loadtest.table import ReportTable
 from tests.loadtest.samples import failed, sample
 
 RUN = Run(1, "0.1.0", "http://h", "m", "2026-01-01T00:00:00Z", "closed", keys=("a", "b"))
@@ -206,23 +202,6 @@ def test_json_has_plain_numbers() -> None:
     assert (found["held"], found["run"]["url"], found["knee"], found["remarks"]) == (True, "http://h", None, [])
 
 
-def test_markdown_is_a_table() -> None:
-    """With a bar in a cell escaped."""
-    text = to_markdown(ReportTable("T", ("", "a|b"), (("x", "1|2"),)))
-    assert text == "### T\n\n|   | a\\|b |\n| --- | ---: |\n| x | 1\\|2 |\n"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0004, "400 us"), (0.0512, "51.2 ms"), (0.842, "842 ms"), (1.234, "1.23 s"), (83.2, "83 s"), (0.0, "0 us")],
-)
-def test_durations_are_read_at_a_glance(value: float, text: str) -> None:
-    """In the unit that fits."""
-    assert seconds(value) == text
-
-
-def test_numbers_and_shares_have_the_digits_that_count() -> None:
-    """A small share is not rounded to nothing."""
-    assert [number(value) for value in (1234.5, 12.34, 1.234)] == ["1234", "12.3", "1.23"]
-    assert [share(value) for value in (0.0, 0.0012, 0.5)] == ["0 %", "0.12 %", "50.0 %"]
+def test_a_bound_is_written_with_its_percentile() -> None:
+    """As a person would read it."""
     assert bound_text(parse_slo("itl=50ms")[0]) == "itl p99 <= 50.0 ms"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from aiaas.httpclient.target import parse_target
-from aiaas.loadtest.prompts import Asking
+from aiaas.loadtest.prompts import Asking, Prompt
 from aiaas.loadtest.runner import LoadJob, Runner, Stage
-from aiaas.loadtest.sample import RunEnd, Sample
+from aiaas.loadtest.sample import RunEnd, Sample, StreamParts
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary, summarize
 from aiaas.simulator.options import SimulatorOptions
@@ -318,3 +318,27 @@ async def test_requests_are_what_the_options_say(fake: FakeVllm) -> None:
     (post,) = fake.posts
     assert (post.path, post.headers["content-type"]) == ("/v1/completions", "application/json")
     assert json.loads(post.body)["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("asking", "parts"),
+    [
+        (Asking(prompt_tokens=(5, 5), output_tokens=(7, 7)), StreamParts(finish="length", asked=7)),
+        (Asking(prompt_tokens=(5, 5), output_tokens=None), StreamParts(finish="stop")),
+        (Asking(prompts=(Prompt("hello", None, 3),)), StreamParts(finish="length")),
+        (Asking("completions", prompt_tokens=(5, 5), output_tokens=(7, 7)), StreamParts(finish="length", asked=7)),
+    ],
+    ids=["exact length", "any length", "a bound of the prompt's own", "completions"],
+)
+async def test_the_parts_of_a_stream_are_counted(asking: Asking, parts: StreamParts) -> None:
+    """Each once, with the number of tokens that the request fixed."""
+    async with running_simulator(SimulatorOptions(models=("m",), ttft=0, itl=0)) as simulator:
+        samples, _ = await run(job(simulator.url, asking=asking, counted=True), Stage(users=1, requests=2))
+    assert [sample.parts for sample in samples] == [parts] * 2
+
+
+async def test_a_refusal_has_no_parts(fake: FakeVllm) -> None:
+    """No stream began."""
+    fake.default = (Send(error_answer(503, "busy")),)
+    samples, _ = await run(job(fake.url, counted=True), Stage(users=1, requests=1))
+    assert [sample.parts for sample in samples] == [None]

@@ -13,9 +13,11 @@ import pytest
 from aiaas.errors import CheckFailed, EnvironmentFault
 from aiaas.httpclient.target import parse_target
 from aiaas.loadtest.files import read_run
+from aiaas.loadtest.kill_run import KillOrder
+from aiaas.loadtest.killed import killed
 from aiaas.loadtest.prompts import Asking
 from aiaas.loadtest.runner import Stage
-from aiaas.loadtest.sample import GatewayUse, Run, Sample
+from aiaas.loadtest.sample import GatewayUse, Kill, Run, Sample
 from aiaas.loadtest.session import INTERRUPTED, LabelledKey, LoadSettings, measure
 from aiaas.loadtest.summary import Summary, summarize_recorded
 from tests.fakes.vllm import FakeVllm, Hang, Send, Sleep, answer, error_answer, json_answer
@@ -44,6 +46,9 @@ class Watcher:
 
     def level_done(self, summary: Summary) -> None:
         self.heard.append(f"level {summary.level:g}")
+
+    def killed(self, kill: Kill) -> None:
+        self.heard.append(f"killed {kill.code}")
 
 
 def settings(fake: FakeVllm, *stages: Stage, **more: Any) -> LoadSettings:
@@ -198,3 +203,28 @@ async def test_a_disk_that_fills_up_ends_the_run(
 def test_a_key_is_never_shown() -> None:
     """Only its label is shown."""
     assert repr(LabelledKey("alice", "sk-secret")) == "LabelledKey(label='alice')"
+
+
+async def test_a_killed_replica_is_told_and_in_the_file(fake: FakeVllm, tmp_path: Path) -> None:
+    """The figures are those of the recorded samples; the fake's streams lack a role and have two tokens of five."""
+    out, watcher = tmp_path / "a.jsonl", Watcher()
+    fake.default = (Sleep(0.2), Send(ANSWER))
+    order = KillOrder("exit 3", 0.1)
+    asking = Asking(prompt_tokens=(5, 5), output_tokens=(5, 5))
+    outcome = await measure(settings(fake, Stage(users=2, duration=0.5), out=out, kill=order, asking=asking), watcher)
+    found, recorded = outcome.killed, read_run(out)
+    assert found is not None
+    assert recorded.end is not None
+    assert recorded.end.kill == found.kill
+    assert (found.kill.command, found.kill.code, found.in_flight.requests) == ("exit 3", 3, 2)
+    assert found.spoiled_by.items() >= {"role": 2, "completion_tokens": 2}.items()
+    assert killed(recorded.samples, recorded.end.kill) == found
+    assert "killed 3" in watcher.heard
+
+
+async def test_a_run_without_a_kill_has_no_counts(fake: FakeVllm, tmp_path: Path) -> None:
+    """They cost time and space in the file."""
+    out = tmp_path / "a.jsonl"
+    outcome = await measure(settings(fake, out=out), Watcher())
+    assert outcome.killed is None
+    assert b"parts" not in out.read_bytes()

@@ -52,6 +52,7 @@ class Says(Enum):
     ITS_ERROR = "the backend's own error, unchanged"
     OUR_EVENT = "the events so far, our error event, a clean end"
     ITS_EVENT = "every event, the engine's own error event and `[DONE]` among them"
+    ITS_ABORT = "the events so far, one with `finish_reason: abort`, `[DONE]`: a clean end"
     HALF = "the first half, then the connection closes"
 
 
@@ -244,6 +245,11 @@ FAULTS: Final = (
         replace(DYING, begun=2),
     ),
     # after the end
+    Fault(
+        f"abort-mid-stream:{AFTER}",
+        Outcome(200, Says.ITS_ABORT, kept=True, tokens=AFTER + 1),
+        replace(DYING, begun=2),
+    ),
     _both("excess", replace(FINE, kept=False)),
     # pace
     _both("slow-tokens:0.005", FINE),

@@ -113,3 +113,12 @@ def test_completions_are_never_directed() -> None:
     data = {"model": "m", "prompt": ASK, "tools": [{"name": "Bash"}]}
     job = parse_job("completions", data, OPTIONS)
     assert directed(job, data) is job
+
+
+def test_a_directed_text_is_continued() -> None:
+    """An open message that begins it gets the rest."""
+    data = body("chat", ASK, 1, 1)
+    assert answer("chat", data).text == "All done."
+    data["messages"].append({"role": "assistant", "content": "All"})
+    data |= {"continue_final_message": True, "add_generation_prompt": False}
+    assert answer("chat", data).text == " done."

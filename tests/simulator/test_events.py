@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from aiaas.simulator.answers import Stamp
@@ -112,3 +114,44 @@ def test_choices_of_different_lengths_end_by_themselves() -> None:
     """The shorter one is silent afterwards."""
     made = events("chat", ("a",), ("b", "c", "d"))
     assert [b'"finish_reason":"length"' in event for event in made[2:-1]] == [True, False, False, True]
+
+
+def aborted(family: ApiFamily, k: int, *deltas: tuple[str, ...], usage: Literal["none", "end"] = "none") -> list[bytes]:
+    """The events that end a stream of choices in place of token k and of everything after it."""
+    choices = tuple(SimulatedChoice(texts, "length") for texts in deltas)
+    writer = make_writer(
+        Stamp("i", 9, "m"), GenerationJob(family, True, (18,), choices, 0, usage, len(choices)), "msg_1"
+    )
+    ended = writer.abort(k)
+    assert ended is not None
+    return ended
+
+
+def test_an_aborted_chat_ends_with_a_token_and_its_reason() -> None:
+    """As a real vLLM did at SIGTERM: the token's text, the fingerprint, [DONE]."""
+    assert aborted("chat", 1, ("a", "b", "c")) == [
+        HEAD + b'{"index":0,"delta":{"content":"b"},"logprobs":null,"finish_reason":"abort","stop_reason":null,'
+        b'"token_ids":null}]' + SIGNED + b"}\n\n",
+        b"data: [DONE]\n\n",
+    ]
+
+
+def test_usage_of_an_aborted_stream_counts_what_was_sent() -> None:
+    """A completion's, too."""
+    last_token, usage, _ = aborted("completions", 1, ("a", "b", "c"), usage="end")
+    assert b'"text":"b","logprobs":null,"finish_reason":"abort"' in last_token
+    assert b'"completion_tokens":2}' in usage
+
+
+def test_choice_that_has_ended_is_not_aborted() -> None:
+    """It has its own reason already; the other one gets the abort."""
+    last_token, usage, _ = aborted("chat", 2, ("a",), ("b", "c", "d", "e"), usage="end")
+    assert b'"index":1,"delta":{"content":"d"}' in last_token
+    assert b'"completion_tokens":4}' in usage
+
+
+@pytest.mark.parametrize("family", ["responses", "messages"])
+def test_other_paths_are_cut_by_an_abort(family: ApiFamily) -> None:
+    """Nobody has seen what vLLM does there."""
+    job = GenerationJob(family, True, (18,), (SimulatedChoice(("a", "b"), "length"),), 0, echo=ECHO)
+    assert make_writer(Stamp("i", 9, "m"), job, "msg_1").abort(1) is None

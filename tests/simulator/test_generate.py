@@ -147,3 +147,61 @@ def test_jitter_keeps_order_and_bounds(seed: int, jitter: float) -> None:
 def test_no_word_is_longer_than_a_token() -> None:
     """Otherwise a generated word would count as two."""
     assert all(count_tokens(word) == 1 for word in (*WORD_TOKENS, *(word + "." for word in WORD_TOKENS)))
+
+
+CUTS = st.tuples(st.integers(0, 2**64 - 1), st.integers(1, 150), st.floats(0, 1))
+
+
+@given(CUTS)
+def test_beginning_and_rest_are_the_uncut_answer(cut: tuple[int, int, float]) -> None:
+    """Wherever it is cut, inside a token, too; the end is the same, and the tokens add up at a token's end."""
+    seed, answer_tokens, share = cut
+    whole = make_choice(ask(), seed, answer_tokens)
+    beginning = whole.text[: int(len(whole.text) * share)]
+    rest = make_choice(ask(opened=beginning), seed, answer_tokens)
+    assert beginning + rest.text == whole.text
+    assert (rest.finish_reason, rest.deltas[-1]) == ("stop", "")
+    inside = tokenize(beginning) != list(whole.deltas[: count_tokens(beginning)])
+    assert count_tokens(beginning) + len(rest.deltas) == len(whole.deltas) + inside
+
+
+@given(CUTS)
+def test_max_tokens_of_a_rest_count_the_rest_alone(cut: tuple[int, int, float]) -> None:
+    """An answer of `length` tokens, cut after some of them, has the others left."""
+    seed, length, share = cut
+    whole = make_choice(ask(length, ignore_eos=True), seed, 64)
+    said = int(length * share)
+    rest = make_choice(ask(length - said, ignore_eos=True, opened="".join(whole.deltas[:said])), seed, 64)
+    assert rest.deltas == whole.deltas[said:]
+
+
+@given(CUTS, st.sampled_from([("is the",), (" a", "or. a"), ("model. w",)]))
+def test_rest_ends_where_the_uncut_answer_met_its_stop_string(
+    cut: tuple[int, int, float], stop: tuple[str, ...]
+) -> None:
+    """Its beginning is what a client has when the stream breaks after some tokens."""
+    seed, answer_tokens, share = cut
+    whole = make_choice(ask(stop=stop), seed, answer_tokens)
+    beginning = "".join(whole.deltas[: int((len(whole.deltas) - 1) * share)])
+    rest = make_choice(ask(stop=stop, opened=beginning), seed, answer_tokens)
+    assert beginning + rest.text == whole.text
+    assert rest.stop_reason == whole.stop_reason
+
+
+def test_min_tokens_of_a_rest_put_off_its_own_end() -> None:
+    """As many of them as the uncut answer had left."""
+    whole = make_choice(ask(min_tokens=40), 1, 4)
+    rest = make_choice(ask(min_tokens=30, opened="".join(whole.deltas[:10])), 1, 4)
+    assert rest.deltas == whole.deltas[10:]
+
+
+def test_a_beginning_of_its_own_counts_its_tokens() -> None:
+    """Text that the simulator would not have said: as many tokens are left out."""
+    whole = make_choice(ask(), 1, 64)
+    assert make_choice(ask(opened="Once upon a time"), 1, 64).deltas == whole.deltas[4:]
+
+
+def test_a_beginning_longer_than_the_answer_ends_at_once() -> None:
+    """One token without text."""
+    choice = make_choice(ask(opened="word " * 100), 1, 64)
+    assert (choice.deltas, choice.finish_reason) == (("",), "stop")

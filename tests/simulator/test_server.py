@@ -160,6 +160,7 @@ STREAM_FAULTS = {
     "half-event:3": ("closed", 3, OK),
     "garbage-mid-stream:3": ("closed", 3, b"}\n\n\r\nthis is no chunk\r\n"),
     "engine-dies-mid-stream:3": ("silent", 3, b"a9\r\n" + ERROR_EVENT + b"\r\ne\r\ndata: [DONE]\n\n" + LAST_CHUNK),
+    "abort-mid-stream:3": ("silent", 4, b'"finish_reason":"abort","stop_reason":null,"token_ids":null}],"system'),
     "excess": ("silent", 20, b"data: [DONE]\n\n" + LAST_CHUNK + b"HTTP/1.1 200 OK\r\n"),
     "slow-tokens:30": ("silent", 1, OK),
 }
@@ -264,6 +265,7 @@ async def test_half_an_event_is_half_an_event() -> None:
         ("half-event", "closed", OK, False),
         ("garbage-mid-stream", "closed", OK, False),
         ("engine-dies-mid-stream", "silent", b"HTTP/1.1 500 Internal Server Error", True),
+        ("abort-mid-stream", "silent", b"HTTP/1.1 500 Internal Server Error", True),
     ],
 )
 async def test_a_fault_strikes_a_whole_answer(fault: str, end: str, status: bytes, whole: bool) -> None:
@@ -279,6 +281,142 @@ async def test_a_fault_strikes_a_whole_answer(fault: str, end: str, status: byte
     assert (head.startswith(status), bool(head)) == (True, bool(status))
     if length:
         assert (len(content) == int(length[1])) == whole
+
+
+async def test_an_aborted_stream_counts_the_tokens_it_sent() -> None:
+    """Its usage event comes, too; before the first token it has an empty event with the reason."""
+    asked = body(stream=True, stream_options={"include_usage": True})
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault("abort-mid-stream:3")
+        received, _ = await talk(simulator, asked)
+    assert b'"completion_tokens":4}' in received
+    assert received.endswith(b"data: [DONE]\n\n" + LAST_CHUNK)
+
+
+async def test_a_text_position_ends_before_its_token() -> None:
+    """30 characters are the seven words before " model."; a stream is never cut inside of a token."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault("close-mid-stream:38c")
+        received, _ = await talk(simulator, body(stream=True))
+    assert tokens_in(received) == 7
+    assert received.rstrip().endswith(b"}")
+
+
+async def test_a_fault_of_one_request_leaves_the_next_alone() -> None:
+    """Also one that is in flight beside it."""
+    async with running_simulator(SimulatorOptions(ttft=0.02, itl=0.001)) as simulator:
+        simulator.set_fault("close-mid-stream:3,once")
+        ends = await asyncio.gather(*(talk(simulator, body(stream=True), silence=0.1) for _ in range(3)))
+        after, _ = await talk(simulator, body(stream=True), silence=0.1)
+    assert sorted(ended for _, ended in ends) == ["closed", "silent", "silent"]
+    assert sorted(tokens_in(received) for received, _ in ends) == [3, 20, 20]
+    assert tokens_in(after) == 20
+
+
+@pytest.mark.parametrize("fault", ["error:500,once", "end-before-first-event,once", "excess,once"])
+async def test_every_point_can_strike_once(fault: str) -> None:
+    """The second request is answered as usual."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault(fault)
+        first, _ = await talk(simulator, body(stream=True), silence=0.05)
+        second, _ = await talk(simulator, body(stream=True), silence=0.05)
+    assert first != second
+    assert tokens_in(second) == 20
+    assert second.endswith(LAST_CHUNK)
+
+
+async def ends_of_all(simulator: SimulatorHandle, *more: dict[str, Any]) -> list[tuple[bytes, str]]:
+    """Bytes and end of a stream that comes to the fault's point, and of others that begin when it has two tokens."""
+    first = asyncio.create_task(talk(simulator, body(stream=True)))
+    await simulator.wait_for(lambda stats: stats.generated_tokens >= 2)
+    others = [asyncio.create_task(talk(simulator, content)) for content in more]
+    return [await task for task in (first, *others)]
+
+
+SLOW = SimulatorOptions(ttft=0.01, itl=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fault", "end", "piece"),
+    [
+        ("reset-mid-stream:8,all", "reset", b""),
+        ("close-mid-stream:8,all", "closed", b""),
+        ("hang-mid-stream:8,all", "silent", b""),
+        ("engine-dies-mid-stream:8,all", "silent", ERROR_EVENT + b"\r\ne\r\ndata: [DONE]\n\n" + LAST_CHUNK),
+        ("abort-mid-stream:8,all", "closed", b'"finish_reason":"abort"'),
+    ],
+)
+async def test_a_death_takes_every_request_along(fault: str, end: str, piece: bytes) -> None:
+    """Each at its own place, together with those that are not streams."""
+    async with running_simulator(SLOW) as simulator:
+        simulator.set_fault(fault)
+        streams = await ends_of_all(simulator, body(stream=True), body())
+        await simulator.wait_for(lambda stats: stats.connections == 0)
+    (first, *_), (other, *_), (whole, *_) = streams
+    assert [ended for _, ended in streams] == [end] * 3
+    assert piece in first
+    assert piece in other
+    if end != "reset":
+        assert 1 <= tokens_in(other) < tokens_in(first) <= 9
+    assert b"200 OK" not in whole
+
+
+async def get_health(simulator: SimulatorHandle) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    line = await reader.readline()
+    writer.close()
+    return line
+
+
+async def test_a_dead_engine_stays_dead() -> None:
+    """/health is 503 and a request 500, as with VLLM_KEEP_ALIVE_ON_ENGINE_DEATH."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault("engine-dies-mid-stream:3,all")
+        await talk(simulator, body(stream=True))
+        assert await get_health(simulator) == b"HTTP/1.1 503 Service Unavailable\r\n"
+        received, _ = await talk(simulator, body(stream=True), silence=0.05)
+        assert received.startswith(b"HTTP/1.1 500 ")
+        simulator.set_fault("none")
+        received, _ = await talk(simulator, body(stream=True), silence=0.05)
+    assert tokens_in(received) == 20
+
+
+async def test_a_killed_process_refuses_connections() -> None:
+    """Idle connections are closed, too."""
+    async with running_simulator(FAST) as simulator:
+        reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+        await simulator.wait_for(lambda stats: stats.connections == 1)
+        simulator.set_fault("close-mid-stream:3,all")
+        await talk(simulator, body(stream=True))
+        assert await asyncio.wait_for(reader.read(), 2) == b""
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", simulator.port)
+
+
+async def test_a_frozen_engine_accepts_and_stays_healthy() -> None:
+    """A new stream has its status and no event; /health is 200."""
+    async with running_simulator(FAST) as simulator:
+        simulator.set_fault("hang-mid-stream:3,all")
+        await talk(simulator, body(stream=True))
+        assert await get_health(simulator) == b"HTTP/1.1 200 OK\r\n"
+        received, ended = await talk(simulator, body(stream=True), silence=0.1)
+    assert (received[: len(OK)], tokens_in(received), ended) == (OK, 0, "silent")
+
+
+async def test_a_death_takes_waiting_requests_along() -> None:
+    """They have their status, and get the error event as their first."""
+    async with running_simulator(SimulatorOptions(ttft=0.01, itl=0.02, max_num_seqs=1)) as simulator:
+        running = asyncio.create_task(talk(simulator, body(stream=True)))
+        await simulator.wait_for(lambda stats: stats.running == 1)
+        waiting = asyncio.create_task(talk(simulator, body(stream=True)))
+        await simulator.wait_for(lambda stats: stats.waiting == 1)
+        simulator.strike("engine-dies-mid-stream")
+        (_, ended), (received, also_ended) = await running, await waiting
+        assert simulator.stats.begun == 1
+    assert (ended, also_ended, tokens_in(received)) == ("silent", "silent", 0)
+    assert received.endswith(ERROR_EVENT + b"\r\ne\r\ndata: [DONE]\n\n" + LAST_CHUNK)
 
 
 async def test_a_fault_leaves_what_is_in_flight_alone() -> None:
@@ -380,6 +518,28 @@ def test_sigterm_falls_silent_and_waits_for_the_client() -> None:
                 silent = True
         assert child.poll() is None
         client.close()
+        assert child.wait(3) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "piece"),
+    [
+        ("engine-dies-mid-stream,sigterm", b'data: {"error": {"message": "EngineCore encountered an issue.'),
+        ("abort-mid-stream,sigterm", b'"finish_reason":"abort"'),
+        ("close-mid-stream,sigterm", b""),
+    ],
+)
+def test_a_fault_of_sigterm_strikes_every_stream_then(fault: str, piece: bytes) -> None:
+    """Until then it does nothing; the port is refused and the process ends by itself."""
+    with process("--fault", fault) as (child, port), streaming(port, 500) as client:
+        received = b""
+        while tokens_in(received) < 10:
+            received += client.recv(65536)
+        child.send_signal(signal.SIGTERM)
+        while data := client.recv(65536):
+            received += data
+        assert piece in received
+        assert received.endswith(LAST_CHUNK) == bool(piece)
         assert child.wait(3) == 0
 
 

@@ -23,9 +23,10 @@ from aiaas.loadtest.html.runfigures import (
 from aiaas.loadtest.html.runsfigures import runs_figures
 from aiaas.loadtest.html.style import STYLE
 from aiaas.loadtest.html.sweepfigures import sweep_figures
-from aiaas.loadtest.report import ReportTable, Shown, compare_table, holds, number, remarks, seconds, share, tables
+from aiaas.loadtest.report import Shown, compare_table, holds, remarks, tables
 from aiaas.loadtest.summary import Summary
 from aiaas.loadtest.sweep import knee, still_grows
+from aiaas.loadtest.table import ReportTable, number, seconds, share
 
 CONTENT_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 HOW: Final = (

@@ -10,9 +10,10 @@ from xml.etree.ElementTree import Element
 from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.markup import tag
 from aiaas.loadtest.html.svg import Axis
-from aiaas.loadtest.report import ReportTable, Shown
+from aiaas.loadtest.report import Shown
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.slo import Bound
+from aiaas.loadtest.table import ReportTable
 
 MINUTES_FROM: Final = 300.0  # seconds; a longer run is shown in minutes
 LONG: Final = 28  # characters of a cell; longer cells are sentences, not figures

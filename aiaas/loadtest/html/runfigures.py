@@ -32,11 +32,12 @@ from aiaas.loadtest.html.series import (
     rates_over_time,
 )
 from aiaas.loadtest.html.svg import Axis
-from aiaas.loadtest.report import LATENCY_TITLES, ReportTable, number, overhead_table, seconds, share
+from aiaas.loadtest.report import LATENCY_TITLES, overhead_table
 from aiaas.loadtest.sample import Sample
 from aiaas.loadtest.stats import Interval, Spread
 from aiaas.loadtest.summary import fairness
 from aiaas.loadtest.sweep import knee, still_grows
+from aiaas.loadtest.table import ReportTable, number, seconds, share
 
 LABELS: Final = {name: label for name, label, _ in LATENCY_TITLES}
 MOST_ERROR_KINDS: Final = 8

@@ -13,8 +13,8 @@ from aiaas.loadtest.html import svg
 from aiaas.loadtest.html.figure import Figure, ToldRun, tick_number, tick_seconds
 from aiaas.loadtest.html.runfigures import LABELS, distribution_figure
 from aiaas.loadtest.html.series import distribution, latency_counts
-from aiaas.loadtest.report import ReportTable, number, seconds
 from aiaas.loadtest.stats import Interval, percentile_interval
+from aiaas.loadtest.table import ReportTable, number, seconds
 
 MOST_RUNS: Final = svg.SERIES  # runs that a reader can distinguish in one chart
 Named = tuple[str, Interval]

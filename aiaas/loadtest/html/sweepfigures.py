@@ -18,10 +18,11 @@ from aiaas.loadtest.html.figure import (
     tick_seconds,
 )
 from aiaas.loadtest.html.svg import Axis
-from aiaas.loadtest.report import level_table, number, seconds
+from aiaas.loadtest.report import level_table
 from aiaas.loadtest.stats import Spread
 from aiaas.loadtest.summary import Summary
 from aiaas.loadtest.sweep import knee, still_grows
+from aiaas.loadtest.table import number, seconds
 
 WIDE: Final = 8.0  # the highest level divided by the lowest; from here on the axis is logarithmic
 

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from aiaas.loadtest.compare import overhead
 from aiaas.loadtest.html.document import page
 from aiaas.loadtest.html.figure import ToldRun
-from aiaas.loadtest.report import number, seconds
 from aiaas.loadtest.sample import Run, Sample
+from aiaas.loadtest.table import number, seconds
 from tests.loadtest.html.runs import RUN, read, steady, sweep, told, words
 from tests.loadtest.samples import failed, sample
 

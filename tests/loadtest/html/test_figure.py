@@ -18,8 +18,8 @@ from aiaas.loadtest.html.figure import (
     to_element,
     verdict_words,
 )
-from aiaas.loadtest.report import ReportTable
 from aiaas.loadtest.sample import Run
+from aiaas.loadtest.table import ReportTable
 from tests.loadtest.html.runs import RUN, steady, told, words
 from tests.loadtest.samples import sample
 

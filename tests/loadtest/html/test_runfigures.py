@@ -14,9 +14,9 @@ from aiaas.loadtest.html.runfigures import (
     overhead_figure,
     time_figures,
 )
-from aiaas.loadtest.report import seconds
 from aiaas.loadtest.sample import Window
 from aiaas.loadtest.stats import Interval
+from aiaas.loadtest.table import seconds
 from tests.loadtest.html.runs import RUN, steady, sweep, told, values, words
 from tests.loadtest.samples import failed, sample
 
