@@ -191,7 +191,7 @@ class Choices:
         return self._frame + data[len(frame) :]
 
     def _edits(self, choice: ChoicePart) -> list[_Edit] | None:
-        """What to change in a choice for the client; None if nothing of it is new."""
+        """The changes that make a choice one for the client; None if it has all of it."""
         answer = self._answers.setdefault(choice.index, _Answer())
         lefts = answer.left(choice)
         end = answer.is_end(choice)

@@ -185,6 +185,6 @@ def heard(events: bytes) -> dict[str, Any]:
             lists[f"{index} ids"] += choice.get("token_ids") or []
             lists[f"{index} prompt"] += choice.get("prompt_token_ids") or []
             for name, listed in (choice.get("logprobs") or {}).items():
-                lists[f"{index} {name}"] += [each["token"] if name == "content" else each for each in listed]
+                lists[f"{index} list of {name}"] += [each["token"] if name == "content" else each for each in listed]
     whole = {name: value for name, value in (texts | lists | counts).items() if value and "logprobs" not in name}
     return whole | {"streams": len(ids), "calls": len(calls)}
