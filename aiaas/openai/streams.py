@@ -62,6 +62,8 @@ _FORMS: Final = {
     paths.TRANSCRIPTIONS: _SOUND,
     paths.TRANSLATIONS: _SOUND,
 }
+# An engine that shuts down may end its streams so, cleanly and with tokens missing (docs/vllm/README.md, SIGTERM).
+_ABORT: Final = re.compile(rb'"finish_reason"\s*:\s*"abort"')
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _NAMED_ERROR: Final = re.compile(rb"event: ?error\s")
 _NUMBER: Final = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
@@ -85,6 +87,11 @@ def ends_stream(event: bytes, form: StreamForm) -> bool:
 def finished_choices(events: bytes) -> int:
     """The number of choices that these chat or completion events finish."""
     return len(_FINISH.findall(events))
+
+
+def aborts(events: bytes) -> bool:
+    """Whether the engine gave up a choice in these chat or completion events."""
+    return b'"abort"' in events and _ABORT.search(events) is not None
 
 
 def next_number(events: bytes) -> int:

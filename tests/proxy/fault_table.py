@@ -247,7 +247,7 @@ FAULTS: Final = (
     # after the end
     Fault(
         f"abort-mid-stream:{AFTER}",
-        Outcome(200, Says.ITS_ABORT, kept=True, tokens=AFTER + 1),
+        Outcome(200, Says.ITS_ABORT, "upstream_error", kept=True, failures=1, tokens=AFTER + 1),
         replace(DYING, begun=2),
     ),
     _both("excess", replace(FINE, kept=False)),

@@ -6,7 +6,8 @@
 
 Rules
 - Where the endpoint dies nothing is written: the attempt ends as End.CUT, and `resume.py` decides. An engine's own
-  error event, and everything behind it, is held back until then. `give_up` writes byte for byte what a Relay writes.
+  error event or `abort`, and everything behind it, is held back until then. `give_up` writes byte for byte what a
+  Relay writes.
 - In the gap the client gets its heartbeat, and it may leave.
 - Behind the gap each event passes the `Joiner`; there is no second gap.
 - A stream goes on once at the most, and only one that has had SAFE_EVENTS and SAFE_SECONDS: what kills engines does so
@@ -23,6 +24,7 @@ from aiaas.httpclient.reader import SHORT_CHUNK
 from aiaas.openai import paths
 from aiaas.openai.errors import is_error_event
 from aiaas.openai.joint import DiffersError
+from aiaas.openai.streams import aborts
 from aiaas.plan.model import BackendPlan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.connection import ClientConnection
@@ -101,13 +103,12 @@ class KeptRelay(Relay):
             self._text_at = self._last_read
 
     def _dies(self, data: bytes) -> bool:
-        """Whether the engine's own error event is among these: what comes before it is passed on, the rest withheld."""
-        if b'"error"' not in data:
+        """Whether the engine says among these that it dies: what comes before is passed on, the rest withheld."""
+        if b'"error"' not in data and not aborts(data):
             return False
         events = split_events(data)
         for number, event in enumerate(events):
-            code = is_error_event(event)
-            if code is not None and code >= 500 and (number or self.committed):
+            if _death_in(event) and (number or self.committed):
                 if number:
                     super()._pass_on(b"".join(events[:number]))
                 self._withheld = b"".join(events[number:])
@@ -167,13 +168,10 @@ class KeptRelay(Relay):
 
     def _cut(self, died: Failure | None) -> None:
         self._died, self.in_gap, self._cut_at = died, True, self._last_read
-        self._outcome = Outcome(End.CUT, failure=died or self._engine_failure())
+        said = died or Failure(FailureKind.ENGINE, _death_in(split_events(self._withheld)[0]))
+        self._outcome = Outcome(End.CUT, failure=said)
         self._beat()
         self.go_on()
-
-    def _engine_failure(self) -> Failure:
-        code = is_error_event(split_events(self._withheld)[0])
-        return Failure(FailureKind.ENGINE, f"an error event with code {code}")
 
     # -- in the gap --------------------------------------------------------------------------------------------------
 
@@ -301,9 +299,8 @@ class KeptRelay(Relay):
         joined: list[bytes] = []
         failure: Failure | None = None
         for event in split_events(data):
-            code = is_error_event(event)
-            if code is not None:
-                failure = Failure(FailureKind.ENGINE, f"an error event with code {code}")
+            if is_error_event(event) is not None or aborts(event):
+                failure = Failure(FailureKind.ENGINE, _death_in(event) or "an error event")
                 break
             try:
                 joined.append(joiner.event(event))
@@ -319,3 +316,11 @@ class KeptRelay(Relay):
         if failure is not None:
             self._upstream.abort(self)
             super().failed(failure)
+
+
+def _death_in(event: bytes) -> str:
+    """How an event says that the engine dies; empty if it does not."""
+    if aborts(event):
+        return "a finish_reason of abort"
+    code = is_error_event(event)
+    return f"an error event with code {code}" if code is not None and code >= 500 else ""

@@ -1,7 +1,8 @@
 """Streams leave an endpoint that drains, a few at a time, so that a rollout need not wait for the longest answer.
 
-Only those that another endpoint can continue (`KeptRelay.move`); the others end where they are. Each that leaves has its
-prompt read again elsewhere, so not all go at once: MOVED_AT_ONCE each MOVE_INTERVAL, and no more than find a free slot.
+Only those that another endpoint can continue (`KeptRelay.move`); the others end where they are. Each that leaves has
+its prompt read again elsewhere, so not all go at once: MOVED_AT_ONCE each MOVE_INTERVAL, at most as many as find a free
+slot.
 """
 
 from __future__ import annotations

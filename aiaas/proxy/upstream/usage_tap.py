@@ -12,7 +12,7 @@ from typing import Protocol
 from aiaas.openai import paths
 from aiaas.openai.errors import is_error_event
 from aiaas.openai.sse import EventSplitter, count_events
-from aiaas.openai.streams import ends_stream, finished_choices, form_of, text_size
+from aiaas.openai.streams import aborts, ends_stream, finished_choices, form_of, text_size
 from aiaas.openai.usage import (
     TokenUsage,
     fingerprint_of,
@@ -200,6 +200,8 @@ class StreamTap:
 
     def _count(self, event: bytes, outputs: int) -> None:
         self._finished += finished_choices(event)
+        if aborts(event):
+            self.engine_failure = Failure(FailureKind.ENGINE, "a finish_reason of abort")
         if not self.begun:
             size = text_size(event)
             if not size and b'"role"' in event:  # a chat's first event only says who speaks

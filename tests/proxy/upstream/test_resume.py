@@ -106,12 +106,15 @@ async def resuming(gateway, replicas, **backend):
     return await gateway(*reversed(replicas), backend={"resume": "exact", "balance": "least_inflight"} | backend)
 
 
+# An engine's last word after SIGTERM, with its token's text (docs/vllm/README.md).
+ABORT = event({"content": PIECES[9]}, "abort")
 DEATHS = [
     pytest.param((Reset(),), id="reset"),
     pytest.param((Close(),), id="closed"),
     pytest.param((Send(LAST_CHUNK),), id="ended without an end"),
     pytest.param((Send(chunk(error_stream_event())), Send(chunk(DONE) + LAST_CHUNK)), id="error event"),
     pytest.param((Send(chunk(error_stream_event()) + chunk(DONE)), Reset()), id="error event, then reset"),
+    pytest.param((Send(chunk(ABORT) + chunk(DONE) + LAST_CHUNK),), id="abort, a clean end"),
 ]
 
 
