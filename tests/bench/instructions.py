@@ -51,23 +51,24 @@ PAGE_FORM: Final = """\
 Written by `python -m tests.bench.instructions --write-docs` on {date}, Python {python}.
 
 CPU time is noisy on a machine that others use; the number of instructions is not (two runs differ by 0.1 %). The first
-two figures are of a gateway under valgrind's callgrind with real sockets, between a client and a backend that are not,
-without the kernel. The request is a short chat completion whose alias is rewritten. The parts are called by themselves,
+three figures are of a gateway under valgrind's callgrind with real sockets, between a client and a backend that are not,
+without the kernel. The request is a short chat completion whose alias is rewritten; the
+third is with `resume` ([resume.md](resume.md)). The parts are called by themselves,
 without sockets and event loop, so they do not add up to the whole. Parts in brackets are not of this request: most
 requests and answers have a usual shape, which is read by one pattern, and the parsers read all others.
 
 | what | instructions |
 | --- | --- |
 {lines}
-A change that makes the first two grow says by how much, and for what.
+A change that makes the first three grow says by how much, and for what.
 """
 
 
-def serve(backend: str) -> None:
+def serve(backend: str, resume: str) -> None:
     """The gateway under measurement: prints its port, and ends with its standard input."""
 
     async def life() -> None:
-        config = {**CONFIG, "backends": {"vllm": {**CONFIG["backends"]["vllm"], "url": backend}}}
+        config = {**CONFIG, "backends": {"vllm": {**CONFIG["backends"]["vllm"], "url": backend, "resume": resume}}}
         log, metrics = JsonLog(lambda _lines: True, time.time, "info"), Metrics()
         verifier = Verifier(KeyRing.from_records([KEY.record]))
         recorder = UsageRecorder(None, log, metrics)
@@ -81,12 +82,12 @@ def serve(backend: str) -> None:
     uvloop.run(life())
 
 
-def instructions(backend: str, request: bytes, times: int, end: bytes) -> int:
+def instructions(backend: str, request: bytes, times: int, end: bytes, resume: str = "off") -> int:
     """Those of one life of the gateway, in which `request` is sent so often; an answer ends with `end`."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind"
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q", sys.executable]
-        command += ["-m", "tests.bench.instructions", "serve", backend]
+        command += ["-m", "tests.bench.instructions", "serve", backend, resume]
         environment = os.environ | {"PYTHONHASHSEED": "0"}
         with subprocess.Popen(
             command,
@@ -127,9 +128,11 @@ def measure() -> dict[str, int]:
         few, many = (instructions(url, ask, times, wire.ANSWER[-40:]) for times in REQUESTS)
         streams = [wire.request(KEY.text, wire.Stream(events, PACE)) for events in EVENTS]
         short, long = (instructions(url, ask, 1, wire.END_OF_CHUNKS) for ask in streams)
+        kept_short, kept_long = (instructions(url, ask, 1, wire.END_OF_CHUNKS, "exact") for ask in streams)
     return {
         "a short request": (many - few) // (REQUESTS[1] - REQUESTS[0]),
         "a stream event": (long - short) // (EVENTS[1] - EVENTS[0]),
+        "a stream event that is kept": (kept_long - kept_short) // (EVENTS[1] - EVENTS[0]),
     }
 
 
@@ -142,7 +145,7 @@ def as_page(counts: dict[str, int]) -> str:
 def main(arguments: list[str]) -> None:
     """Print the figures; with `--write-docs` also write the page."""
     if arguments[:1] == ["serve"]:
-        serve(arguments[1])
+        serve(arguments[1], arguments[2])
     elif arguments[:1] == ["parts"]:
         run_parts()
     elif shutil.which("valgrind") is None:

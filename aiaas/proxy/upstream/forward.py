@@ -243,6 +243,7 @@ def _report(record: Record, endpoint: EndpointState, outcome: Outcome, again: Ag
         endpoint.report_success(probe=False)
     elif again is not None and again.reason == "engine":
         endpoint.report_failure("the engine is dying or draining")
+        endpoint.empty("its engine takes no new requests")
     elif failure is not None and failure.kind in (FailureKind.CONNECT, FailureKind.RESET, FailureKind.MALFORMED):
         endpoint.report_failure(failure.detail)
     elif failure is not None and failure.kind is FailureKind.TIMEOUT:
