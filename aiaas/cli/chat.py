@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from aiaas.cli.common import CONFIG_VARIABLE, DEFAULT_CONFIG, ConfigOption, new_app, wants_colours
+from aiaas.cli.common import DEFAULT_CONFIG, ConfigOption, named_paths, new_app, wants_colours
 from aiaas.cli.complete import complete_models
 from aiaas.cli.outcome import note
 from aiaas.cli.quickstart import FOLDER, KEY_FILE
@@ -69,8 +69,8 @@ def talk(
     from aiaas.cli.smokeoptions import known_of
     from aiaas.httpclient.target import parse_target
 
-    if url is None and config is None and _has_only_a_quickstart():
-        config = FOLDER / DEFAULT_CONFIG
+    if url is None and not config and _has_only_a_quickstart():
+        config = [FOLDER / DEFAULT_CONFIG]
         if api_key_file is None and not os.environ.get(KEY_VARIABLE):
             api_key_file = FOLDER / KEY_FILE
     target = parse_target(known_of(url, config).url, ca=ca, insecure=insecure)
@@ -86,8 +86,7 @@ def talk(
 
 
 def _has_only_a_quickstart() -> bool:
-    named = os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG.exists()
-    return not named and (FOLDER / KEY_FILE).exists()
+    return not named_paths() and not DEFAULT_CONFIG.exists() and (FOLDER / KEY_FILE).exists()
 
 
 async def _chosen(target: HttpTarget, key: str | None, wanted: str | None) -> str:

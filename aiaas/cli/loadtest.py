@@ -236,7 +236,7 @@ def _measure(settings: LoadSettings) -> LoadOutcome:
         return uvloop.run(measure(settings, view))
 
 
-def _recommended(settings: LoadSettings, outcome: LoadOutcome, config: Path | None) -> tuple[SettingLine, ...]:
+def _recommended(settings: LoadSettings, outcome: LoadOutcome, config: list[Path] | None) -> tuple[SettingLine, ...]:
     """The config lines that the sweep supports; empty, with a note, if no level was good enough."""
     from aiaas.loadtest.recommend import recommend, why_no_cpu_target
     from aiaas.loadtest.slo import parse_slo

@@ -93,12 +93,12 @@ def _expired(records: tuple[KeyRecord, ...], now: datetime) -> Iterator[Diagnosi
         yield Diagnosis("warn", "keys", f"{record.name} {word} on {record.expires:%Y-%m-%d %H:%M} UTC; {fix}")
 
 
-def check_files(plan: Plan, config: Path) -> Iterator[Diagnosis]:
-    """Report wrong permissions of the config, the key file and the certificate's key."""
+def check_files(plan: Plan) -> Iterator[Diagnosis]:
+    """Report wrong permissions of the config's files, the key file and the certificate's key."""
     secret = {plan.auth.keys_file} if plan.auth.enabled else set()
     if plan.server.tls is not None:
         secret.add(plan.server.tls.key_file)
-    findings = [finding for file in (config, *sorted(secret)) for finding in _permissions(file, file in secret)]
+    findings = [finding for file in (*plan.files, *sorted(secret)) for finding in _permissions(file, file in secret)]
     yield from findings or [Diagnosis("ok", "files", "not everybody may write the config or read the keys")]
 
 

@@ -87,7 +87,7 @@ def quickstart(
     config = folder / "aiaas.yaml"
     before = _text_of(config)
     text = _text_with(before, config, port, _vllm_for(before, config, backend, yes=yes))
-    plan = read_valid_plan(config, text)
+    plan = read_valid_plan([config], (text,))
     _require_free_ports(plan)
     _require_free_page(plan)
     if text != before:
