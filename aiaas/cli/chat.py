@@ -12,12 +12,20 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from aiaas.cli.common import DEFAULT_CONFIG, ConfigOption, named_paths, new_app, wants_colours
+from aiaas.cli.common import (
+    DEFAULT_CONFIG,
+    CaOption,
+    ConfigOption,
+    InsecureOption,
+    KeyFileOption,
+    named_paths,
+    new_app,
+    wants_colours,
+)
 from aiaas.cli.complete import complete_models
 from aiaas.cli.outcome import note
 from aiaas.cli.quickstart import FOLDER, KEY_FILE
@@ -58,11 +66,9 @@ def talk(
         str | None, typer.Option(metavar="URL", help="The gateway. [default: the config's host, else its port here]")
     ] = None,
     config: ConfigOption = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file that holds the key. [default: $AIAAS_API_KEY]")
-    ] = None,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")] = False,
+    api_key_file: KeyFileOption = None,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
 ) -> None:
     """Talk to a model through the gateway."""
     from aiaas.cli.loadoptions import KEY_VARIABLE, read_keys

@@ -57,6 +57,12 @@ OutputOption = Annotated[
     Output,
     typer.Option("--output", "-o", metavar="text|json", help="How to print the result."),
 ]
+# Of the commands that are a client of the gateway.
+KeyFileOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A file that holds the key. [default: $AIAAS_API_KEY]")
+]
+CaOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")]
 
 
 def new_app(**settings: Any) -> typer.Typer:

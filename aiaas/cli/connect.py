@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, config_paths, new_app, print_json, print_table
+from aiaas.cli.common import (
+    CaOption,
+    ConfigOption,
+    InsecureOption,
+    Output,
+    OutputOption,
+    config_paths,
+    new_app,
+    print_json,
+    print_table,
+)
 from aiaas.cli.complete import complete_clients, complete_models
 from aiaas.cli.outcome import note
 from aiaas.errors import AiaasError, CheckFailed, UsageError
@@ -69,8 +79,8 @@ def show_client(
     check: Annotated[
         bool, typer.Option("--check", help="Ask the gateway whether it offers what the client needs.")
     ] = False,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")] = False,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
     output: OutputOption = Output.text,
 ) -> None:
     """Print what to paste to use the gateway with a client: Claude Code, Codex, Open WebUI, an SDK, curl."""
