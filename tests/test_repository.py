@@ -50,11 +50,9 @@ MAY_STAND_TWICE: Final = {
 # Modules whose tests stand elsewhere.
 TESTED_ELSEWHERE: Final = {
     "aiaas/__main__.py": "one call of aiaas.cli.entry; test_repository.py starts it as a process",
-    "aiaas/cli/common.py": "what commands share; every test of tests/cli goes through it",
     "aiaas/cli/chatanswer.py": "tests/cli/test_chat.py",
     "aiaas/cli/completion.py": "tests/cli/test_complete.py",
     "aiaas/cli/diagnosis.py": "tests/cli/test_doctor.py",
-    "aiaas/cli/localchecks.py": "tests/cli/test_doctor.py",
     "aiaas/cli/outcome.py": "tests/cli/test_main.py",
     "aiaas/cli/keyoptions.py": "tests/cli/test_keys.py",
     "aiaas/cli/keytarget.py": "tests/cli/test_keys.py",

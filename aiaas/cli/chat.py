@@ -12,12 +12,20 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from aiaas.cli.common import CONFIG_VARIABLE, DEFAULT_CONFIG, ConfigOption, new_app, wants_colours
+from aiaas.cli.common import (
+    DEFAULT_CONFIG,
+    CaOption,
+    ConfigOption,
+    InsecureOption,
+    KeyFileOption,
+    named_paths,
+    new_app,
+    wants_colours,
+)
 from aiaas.cli.complete import complete_models
 from aiaas.cli.outcome import note
 from aiaas.cli.quickstart import FOLDER, KEY_FILE
@@ -58,19 +66,17 @@ def talk(
         str | None, typer.Option(metavar="URL", help="The gateway. [default: the config's host, else its port here]")
     ] = None,
     config: ConfigOption = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file that holds the key. [default: $AIAAS_API_KEY]")
-    ] = None,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")] = False,
+    api_key_file: KeyFileOption = None,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
 ) -> None:
     """Talk to a model through the gateway."""
     from aiaas.cli.loadoptions import KEY_VARIABLE, read_keys
     from aiaas.cli.smokeoptions import known_of
     from aiaas.httpclient.target import parse_target
 
-    if url is None and config is None and _has_only_a_quickstart():
-        config = FOLDER / DEFAULT_CONFIG
+    if url is None and not config and _has_only_a_quickstart():
+        config = [FOLDER / DEFAULT_CONFIG]
         if api_key_file is None and not os.environ.get(KEY_VARIABLE):
             api_key_file = FOLDER / KEY_FILE
     target = parse_target(known_of(url, config).url, ca=ca, insecure=insecure)
@@ -86,8 +92,7 @@ def talk(
 
 
 def _has_only_a_quickstart() -> bool:
-    named = os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG.exists()
-    return not named and (FOLDER / KEY_FILE).exists()
+    return not named_paths() and not DEFAULT_CONFIG.exists() and (FOLDER / KEY_FILE).exists()
 
 
 async def _chosen(target: HttpTarget, key: str | None, wanted: str | None) -> str:

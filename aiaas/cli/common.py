@@ -2,7 +2,8 @@
 
 Rules:
   1. Only results that a program may read go to stdout. Notes, progress and warnings go to stderr.
-  2. The config is `--config FILE`, else `$AIAAS_CONFIG`, else `./aiaas.yaml`.
+  2. The config is `--config FILE`, else `$AIAAS_CONFIG`, else `./aiaas.yaml`. Several files are one config, each laid
+     over those before it, for every command that reads a config (`ConfigOption`, `config_paths`).
   3. A command that fails raises a `CommandError` (one line, an exit code); only `aiaas.cli.main` prints it.
   4. No colour when piped or with `NO_COLOR`.
 
@@ -41,25 +42,14 @@ class Output(StrEnum):
 
 
 ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        readable=False,  # an unreadable file is not wrong usage: config_path reports it
-        help=f"The config; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}.",
-        show_default=False,
-    ),
-]
-ConfigsOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--config",
         "-c",
         metavar="FILE",
-        readable=False,
-        help=f"The config; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}. Given again, each file is laid "
-        "over those before it.",
+        readable=False,  # an unreadable file is not wrong usage: config_paths reports it
+        help=f"The config; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}. Repeat it for overlays: each "
+        "file is laid over those before it.",
         show_default=False,
     ),
 ]
@@ -67,6 +57,12 @@ OutputOption = Annotated[
     Output,
     typer.Option("--output", "-o", metavar="text|json", help="How to print the result."),
 ]
+# Of the commands that are a client of the gateway.
+KeyFileOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A file that holds the key. [default: $AIAAS_API_KEY]")
+]
+CaOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")]
 
 
 def new_app(**settings: Any) -> typer.Typer:
@@ -80,12 +76,23 @@ def new_app(**settings: Any) -> typer.Typer:
     return typer.Typer(**(defaults | settings))
 
 
-def config_path(option: Path | None) -> Path:
-    """The config file to use: the option, else $AIAAS_CONFIG, else ./aiaas.yaml. The file need not exist.
+def config_paths(option: Sequence[Path] | None) -> tuple[Path, ...]:
+    """The files of the config to use: the option's, else those of $AIAAS_CONFIG, else ./aiaas.yaml. None need exist.
 
-    Raises EnvironmentFault if the file exists and cannot be read.
+    Raises EnvironmentFault if a file exists and cannot be read.
     """
-    path = option if option is not None else Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    paths = tuple(option or named_paths() or (DEFAULT_CONFIG,))
+    for path in paths:
+        _check_readable(path)
+    return paths
+
+
+def named_paths() -> tuple[Path, ...]:
+    """The files of $AIAAS_CONFIG, separated as in $PATH."""
+    return tuple(Path(name) for name in os.environ.get(CONFIG_VARIABLE, "").split(os.pathsep) if name)
+
+
+def _check_readable(path: Path) -> None:
     try:
         path.stat()
         allowed = os.access(path, os.R_OK, effective_ids=True)
@@ -95,12 +102,6 @@ def config_path(option: Path | None) -> Path:
         allowed = True
     if not allowed:
         raise EnvironmentFault(f"{path}: cannot be read: Permission denied")
-    return path
-
-
-def config_paths(options: Sequence[Path] | None) -> tuple[Path, ...]:
-    """The config files to use, the first one as in `config_path`. Raises EnvironmentFault as it does."""
-    return tuple(config_path(option) for option in options or (None,))
 
 
 def print_json(value: object) -> None:

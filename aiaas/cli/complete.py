@@ -6,7 +6,6 @@ and the key file by its lines. A file that cannot be read gives no words; `aiaas
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import typer
 
-from aiaas.cli.common import CONFIG_VARIABLE, DEFAULT_CONFIG
+from aiaas.cli.common import DEFAULT_CONFIG, named_paths
 
 # `- name: alice` and `name: alice`, quoted or not.
 _NAME = re.compile(r"^\s*(?:- )?name:\s*['\"]?([^\s'\"#]+)", re.MULTILINE)
@@ -104,22 +103,28 @@ def _names_of(entry: Any) -> Iterator[str]:
         yield entry
 
 
-def _config_path(ctx: typer.Context) -> Path:
-    return Path(ctx.params.get("config") or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+def _config_paths(ctx: typer.Context) -> list[Path]:
+    return [Path(name) for name in ctx.params.get("config") or named_paths() or (DEFAULT_CONFIG,)]
 
 
 def _config(ctx: typer.Context) -> dict[str, Any]:
     import yaml
 
-    try:
-        found = yaml.load(_config_path(ctx).read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    from aiaas.config.tree import Flat, lay_over
+
+    whole = Flat()
+    for path in _config_paths(ctx):
+        try:
+            found = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if isinstance(found, dict):
+            lay_over(whole, Flat(found))
+    return whole.data or {}
 
 
 def _keys_file(ctx: typer.Context) -> Path:
     """As the config says, relative to it."""
     auth = _config(ctx).get("auth")
     named = auth.get("keys_file") if isinstance(auth, dict) else None
-    return _config_path(ctx).parent / str(named or "keys.yaml")
+    return _config_paths(ctx)[0].parent / str(named or "keys.yaml")

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, print_json, print_table
+from aiaas.cli.common import (
+    CaOption,
+    ConfigOption,
+    InsecureOption,
+    Output,
+    OutputOption,
+    config_paths,
+    new_app,
+    print_json,
+    print_table,
+)
 from aiaas.cli.complete import complete_clients, complete_models
 from aiaas.cli.outcome import note
 from aiaas.errors import AiaasError, CheckFailed, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiaas.clients.check import ClientCheck, OfferedModel
     from aiaas.clients.client import Block, KnownClient
     from aiaas.httpclient.target import HttpTarget
@@ -67,8 +79,8 @@ def show_client(
     check: Annotated[
         bool, typer.Option("--check", help="Ask the gateway whether it offers what the client needs.")
     ] = False,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")] = False,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
     output: OutputOption = Output.text,
 ) -> None:
     """Print what to paste to use the gateway with a client: Claude Code, Codex, Open WebUI, an SDK, curl."""
@@ -106,12 +118,12 @@ def _chosen(name: str | None) -> tuple[KnownClient, ...]:
     return found
 
 
-def _models_of(config: Path | None) -> tuple[str, ...]:
+def _models_of(config: Sequence[Path] | None) -> tuple[str, ...]:
     """The config's models; empty where there is no config, or none that is valid."""
-    from aiaas.plan.read import read
+    from aiaas.plan.read import read_plan
 
-    path = config_path(config)
-    plan = read(path, os.environ).plan if path.exists() else None
+    paths = config_paths(config)
+    plan = read_plan(paths[0], os.environ, paths[1:])[0] if paths[0].exists() else None
     return () if plan is None else tuple(model.name for model in plan.models)
 
 

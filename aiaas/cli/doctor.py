@@ -8,13 +8,13 @@ refused ends it, since the rest is read from the config.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, config_path, new_app, print_json, wants_colours
+from aiaas.cli.common import ConfigOption, Output, OutputOption, config_paths, new_app, print_json, wants_colours
 from aiaas.cli.diagnosis import Diagnosis, worst
 from aiaas.cli.outcome import note
 
@@ -42,6 +42,7 @@ _CHECKS: Final = (
 \b
   aiaas doctor
   aiaas doctor -c /etc/aiaas/aiaas.yaml
+  aiaas doctor -c aiaas.yaml -c prod.yaml     with the files of `aiaas serve`
   aiaas doctor -o json | jq -r '.findings[] | select(.state == "FAIL") | .seen'
   kubectl exec deploy/aiaas -- aiaas doctor -c /etc/aiaas/config/config.yaml     inside of the pod
 
@@ -51,17 +52,19 @@ Run it where the gateway runs, as the gateway's user. It asks each backend for i
 )
 def doctor(config: ConfigOption = None, output: OutputOption = Output.text) -> None:
     """Check config, files, ports, store, certificate, clocks and backends of a gateway, and say what to do."""
+    from aiaas.config.files import config_name
+
     findings: list[Diagnosis] = []
-    path = config_path(config)
-    for finding in examine(path):
+    paths = config_paths(config)
+    for finding in examine(paths):
         findings.append(finding)
         if output is Output.text:
             print(_line(finding, coloured=wants_colours()), flush=True)
     state = worst(findings)
     if output is Output.json:
-        print_json({"file": str(path), "state": state, "findings": [asdict(finding) for finding in findings]})
+        print_json({"file": config_name(paths), "state": state, "findings": [asdict(finding) for finding in findings]})
     count = {each: sum(finding.state == each for finding in findings) for each in ("FAIL", "warn", "ok")}
-    note(f"{path}: {', '.join(f'{number} {each}' for each, number in count.items() if number)}")
+    note(f"{config_name(paths)}: {', '.join(f'{number} {each}' for each, number in count.items() if number)}")
     if state == "FAIL":
         raise typer.Exit(1)
 
@@ -73,16 +76,17 @@ def _line(finding: Diagnosis, *, coloured: bool) -> str:
     return f"{state}  {finding.check:16}  {finding.seen}"
 
 
-def examine(path: Path) -> Iterator[Diagnosis]:
+def examine(paths: Sequence[Path]) -> Iterator[Diagnosis]:
     """All findings, in order, each as soon as it is known. Raises EnvironmentFault where the config cannot be read."""
     from aiaas.cli import localchecks, remotechecks
     from aiaas.cli.filechecks import key_file_problems, store_problems, tls_problems
     from aiaas.cli.gate import has_cluster
     from aiaas.cli.validate import validation_summary
+    from aiaas.config.files import config_name
     from aiaas.plan.read import read
 
     yield localchecks.check_python()
-    reading = read(path, os.environ)
+    reading = read(paths[0], os.environ, overlays=paths[1:])
     plan = reading.plan
     if plan is None:
         yield from of_problems(reading.problems)
@@ -93,9 +97,9 @@ def examine(path: Path) -> Iterator[Diagnosis]:
         problems += of_files(reading, deployed=has_cluster(reading))
     yield from of_problems(problems)
     if not any(problem.severity == "error" for problem in problems):
-        yield Diagnosis("ok", "config", validation_summary(path, plan, ()))
+        yield Diagnosis("ok", "config", validation_summary(config_name(paths), plan, ()))
     yield from localchecks.check_keys_of(plan)
-    yield from localchecks.check_files(plan, path)
+    yield from localchecks.check_files(plan)
     yield from localchecks.check_certificate(plan, _host(reading))
     holders = localchecks.holders_of_ports(plan)
     yield from localchecks.check_ports(plan, holders)

@@ -45,7 +45,7 @@ class FairnessOptions:
 
     fairness: bool
     url: str | None
-    config: Path | None
+    config: list[Path] | None
     api_key_file: list[Path] | None
     heavy_key_file: list[Path] | None
     model: str | None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Annotated, Final
 
 import typer
 
-from aiaas.cli.common import ConfigOption, config_path, new_app
+from aiaas.cli.common import CONFIG_VARIABLE, DEFAULT_CONFIG, config_paths, new_app
 from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, EnvironmentFault
 
@@ -76,7 +77,16 @@ kubernetes:              # `aiaas render` makes manifests of this file (docs/dep
 """
 )
 def init(
-    config: ConfigOption = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help=f"The file to write; otherwise ${CONFIG_VARIABLE}, otherwise ./{DEFAULT_CONFIG}.",
+            show_default=False,
+        ),
+    ] = None,
     url: Annotated[str, typer.Option(metavar="URL", help="Where vLLM listens.")] = DEFAULT_URL,
     model: Annotated[
         list[str] | None,
@@ -95,17 +105,27 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented starter config; an existing file stays as it is."""
-    path = config_path(config)
+    path = _new_file(config)
     text = _starter(url, model or [], kubernetes)
     if kubernetes is not None:
         _check_host(path, text)
     _write_new(path, text)
-    option = "" if path == config_path(None) else f" -c {path}"
+    option = "" if (path,) == config_paths(None) else f" -c {path}"
     note(f"wrote {path}; now:")
     note("  1. put vLLM's address and model into it" if not model else "  1. look through it")
     note(f"  2. aiaas validate{option}")
     note(f"  3. KEY=$(aiaas keys create NAME{option})")
     note(f"  4. aiaas render{option} | kubectl apply -f -" if kubernetes else f"  4. aiaas serve{option}")
+
+
+def _new_file(option: Sequence[Path] | None) -> Path:
+    """The one file to write. Raises UsageError for several."""
+    from aiaas.errors import UsageError
+
+    paths = config_paths(option)
+    if len(paths) > 1:
+        raise UsageError(f"init writes one file, and not {len(paths)}; run it for each, or write the overlay by hand")
+    return paths[0]
 
 
 def _starter(url: str, models: list[str], kubernetes: str | None) -> str:
@@ -137,7 +157,7 @@ def _check_host(path: Path, text: str) -> None:
     from aiaas.errors import UsageError
     from aiaas.plan.read import read
 
-    for problem in read(path, {}, text).problems:
+    for problem in read(path, {}, (text,)).problems:
         if problem.path == "kubernetes.host":
             raise UsageError(f"--kubernetes {problem.message}")
 

@@ -6,15 +6,16 @@ import asyncio
 import getpass
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiaas.cli.common import CONFIG_VARIABLE, config_path
+from aiaas.cli.common import config_paths, named_paths
 from aiaas.cli.outcome import note
+from aiaas.config.files import config_name, config_options
 from aiaas.errors import CheckFailed, EnvironmentFault, UsageError
 from aiaas.keys.changes import KeyChangeError
 from aiaas.keys.file import KeyFile, KeyFileAccessError, KeyFileError, edit_key_file, read_key_file
@@ -44,40 +45,42 @@ class KeyTarget:
     ruled_fields: frozenset[str] = frozenset()
 
 
-def target_of(config: Path | None, keys_file: Path | None) -> KeyTarget:
+def target_of(config: Sequence[Path] | None, keys_file: Path | None) -> KeyTarget:
     """The key file of a command: `--keys-file`, else the config's, else ./keys.yaml if there is no config.
 
     Raises EnvironmentFault if a named config is missing, CheckFailed if the config has errors.
     """
     if keys_file is not None:
         return KeyTarget(keys_file, DEFAULT_PREFIX, None)
-    path = config_path(config)
-    if not path.exists():
-        if config is None and not os.environ.get(CONFIG_VARIABLE):
+    paths = config_paths(config)
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
+        if not config and not named_paths():
             return KeyTarget(DEFAULT_KEYS_FILE, DEFAULT_PREFIX, None)
-        raise EnvironmentFault(f"{path}: there is no such config; `aiaas init` writes one, --keys-file needs none")
+        raise EnvironmentFault(f"{missing}: there is no such config; `aiaas init` writes one, --keys-file needs none")
     from aiaas.proxy.usage import usage_store
 
-    plan = _plan_of(path)
+    plan = _plan_of(paths)
     if plan is None:
-        raise CheckFailed(f"{path} has errors; `aiaas validate -c {path}` shows them, --keys-file needs no config")
+        shows = f"`aiaas validate {config_options(paths)}` shows them"
+        raise CheckFailed(f"{config_name(paths)} has errors; {shows}, --keys-file needs no config")
     models = tuple(model.name for model in plan.models)
     ruled = plan.request.ruled_fields()
     return KeyTarget(plan.auth.keys_file, plan.auth.api_key_prefix, models, partial(usage_store, plan), ruled)
 
 
-def _plan_of(path: Path) -> Plan | None:
+def _plan_of(paths: Sequence[Path]) -> Plan | None:
     """The config's Plan, None if it has errors. A backend's own key may be missing: creating keys needs no engine, and
     often the operator has no access to the engine's key."""
     from aiaas.config import codes
     from aiaas.plan.compile import compile_plan
     from aiaas.plan.read import read
 
-    reading = read(path, os.environ)
+    reading = read(paths[0], os.environ, overlays=paths[1:])
     config = reading.loaded.config
     errors = {problem.code for problem in reading.problems if problem.severity == "error"}
     if config is not None and errors == {codes.BACKEND_KEY}:
-        return compile_plan(config, source=path)
+        return compile_plan(config, source=paths[0], overlays=tuple(paths[1:]))
     return reading.plan
 
 

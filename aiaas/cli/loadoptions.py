@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiaas.cli.common import config_path, read_duration
+from aiaas.cli.common import config_paths, read_duration
 from aiaas.cli.outcome import note
 from aiaas.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiaas.loadtest.kill_run import KillOrder
     from aiaas.loadtest.prompts import Asking
     from aiaas.loadtest.recommend import AdvisedFleet
@@ -72,30 +74,31 @@ PRESETS: Final = {
 }
 
 
-def default_url(config: Path | None) -> str:
+def default_url(config: Sequence[Path] | None) -> str:
     """The gateway on this machine, on the port that the config names. Raises EnvironmentFault if the config cannot be
     read."""
+    from aiaas.config.files import config_name
     from aiaas.config.load import load_file
 
-    path = config_path(config)
-    if config is None and not path.exists():
+    paths = config_paths(config)
+    if not config and not paths[0].exists():
         return f"http://127.0.0.1:{DEFAULT_PORT}"
-    loaded = load_file(path, os.environ)
+    loaded = load_file(paths[0], os.environ, paths[1:])
     if loaded.config is None:
-        raise UsageError(f"{path} is not valid, so it names no port; see `aiaas validate`, or give a URL")
+        raise UsageError(f"{config_name(paths)} is not valid, so it names no port; see `aiaas validate`, or give a URL")
     scheme = "http" if loaded.config.server.tls is None else "https"
     return f"{scheme}://127.0.0.1:{loaded.config.server.port}"
 
 
-def unbounded_backends(config: Path | None) -> tuple[str, ...]:
+def unbounded_backends(config: Sequence[Path] | None) -> tuple[str, ...]:
     """The names of the config's backends without `max_inflight`, whose requests never wait in the gateway; empty if
     there is no valid config. Raises EnvironmentFault if the config cannot be read."""
     from aiaas.config.load import load_file
 
-    path = config_path(config)
-    if config is None and not path.exists():
+    paths = config_paths(config)
+    if not config and not paths[0].exists():
         return ()
-    read = load_file(path, os.environ).config
+    read = load_file(paths[0], os.environ, paths[1:]).config
     return () if read is None else tuple(name for name, at in read.backends.items() if at.max_inflight is None)
 
 
@@ -107,13 +110,13 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def read_fleet(config: Path | None, keys: int, model: str) -> AdvisedFleet:
+def read_fleet(config: Sequence[Path] | None, keys: int, model: str) -> AdvisedFleet:
     """The fleet to recommend for: the backend of `model`, if there is a config. Raises EnvironmentFault."""
     from aiaas.loadtest.recommend import AdvisedFleet, Pod
     from aiaas.plan.read import read
 
-    path = config_path(config)
-    reading = read(path, os.environ) if config is not None or path.exists() else None
+    paths = config_paths(config)
+    reading = read(paths[0], os.environ, overlays=paths[1:]) if config or paths[0].exists() else None
     if reading is None or reading.plan is None or reading.loaded.config is None:
         return AdvisedFleet(keys=keys)
     plan, written = reading.plan, reading.loaded.config

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, print_json, read_duration
+from aiaas.cli.common import (
+    CaOption,
+    ConfigOption,
+    InsecureOption,
+    Output,
+    OutputOption,
+    console,
+    new_app,
+    print_json,
+    read_duration,
+)
 from aiaas.cli.complete import complete_models, complete_presets
 from aiaas.cli.loadoptions import (
     LoadShape,
@@ -146,8 +156,8 @@ def loadtest(
     ] = None,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="The longest that a request may take.")] = "300s",
     seed: Annotated[int, typer.Option(help="Seed of prompts, lengths and arrivals.")] = 0,
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Accept any certificate.")] = False,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every sample, as JSON lines.")] = None,
     output: OutputOption = Output.text,
 ) -> None:
@@ -247,7 +257,7 @@ def _measure(settings: LoadSettings) -> LoadOutcome:
         return uvloop.run(measure(settings, view))
 
 
-def _recommended(settings: LoadSettings, outcome: LoadOutcome, config: Path | None) -> tuple[SettingLine, ...]:
+def _recommended(settings: LoadSettings, outcome: LoadOutcome, config: list[Path] | None) -> tuple[SettingLine, ...]:
     """The config lines that the sweep supports; empty, with a note, if no level was good enough."""
     from aiaas.loadtest.recommend import recommend, why_no_cpu_target
     from aiaas.loadtest.slo import parse_slo

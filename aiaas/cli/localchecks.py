@@ -12,10 +12,11 @@ import ssl
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from aiaas.errors import EnvironmentFault
 from aiaas.keys.file import KeyFileError, read_key_file
 from aiaas.keys.model import KeyRecord
 from aiaas.plan.model import Plan, TlsPlan
+from aiaas.proxy.admin.port import LOOPBACK
 from aiaas.proxy.client.descriptors import connections_for, descriptors_for
 from aiaas.proxy.client.incoming import require_c_parser
 from aiaas.proxy.client.ports import PortTakenError, bind
@@ -39,19 +41,25 @@ MOSTLY_USED: Final = 0.9
 # The gateway, its workers, a quickstart, and the engines that they start.
 _GATEWAY: Final = re.compile(r"\baiaas(?:[.]cli[.]|[.]simulator|[.]engines| serve| quickstart)")
 _LISTENING: Final = "0A"  # in /proc/net/tcp
+ADMIN_FIELD: Final = "monitoring.admin_port"
 
 
 @dataclass(frozen=True, slots=True)
 class PortHolder:
-    """A process that listens on one of our ports. `pid` is None where it belongs to a user that we cannot look at."""
+    """A process that listens on one of our ports, at `addresses`. `pid` is None where it belongs to a user whose
+    processes we cannot look at."""
 
     pid: int | None
     command: str = ""
+    addresses: tuple[str, ...] = ()
 
     @property
     def is_gateway(self) -> bool:
         """Whether it is aiaas, as far as its command line shows."""
         return _GATEWAY.search(self.command) is not None
+
+    def __str__(self) -> str:
+        return "a process of another user" if self.pid is None else f"process {self.pid}, {self.command[:80]}"
 
 
 def check_python() -> Diagnosis:
@@ -93,12 +101,12 @@ def _expired(records: tuple[KeyRecord, ...], now: datetime) -> Iterator[Diagnosi
         yield Diagnosis("warn", "keys", f"{record.name} {word} on {record.expires:%Y-%m-%d %H:%M} UTC; {fix}")
 
 
-def check_files(plan: Plan, config: Path) -> Iterator[Diagnosis]:
-    """Report wrong permissions of the config, the key file and the certificate's key."""
+def check_files(plan: Plan) -> Iterator[Diagnosis]:
+    """Report wrong permissions of the config's files, the key file and the certificate's key."""
     secret = {plan.auth.keys_file} if plan.auth.enabled else set()
     if plan.server.tls is not None:
         secret.add(plan.server.tls.key_file)
-    findings = [finding for file in (config, *sorted(secret)) for finding in _permissions(file, file in secret)]
+    findings = [finding for file in (*plan.files, *sorted(secret)) for finding in _permissions(file, file in secret)]
     yield from findings or [Diagnosis("ok", "files", "not everybody may write the config or read the keys")]
 
 
@@ -190,7 +198,9 @@ def wanted_ports(plan: Plan) -> list[tuple[str, int, str]]:
     if plan.monitoring.prometheus:
         wanted.append((plan.server.host, plan.monitoring.metrics_port, "monitoring.metrics_port"))
     engines = ((backend.name, backend.engine) for backend in plan.backends)
-    return wanted + [("127.0.0.1", engine.port, f"backends.{name}.engine.port") for name, engine in engines if engine]
+    if plan.monitoring.admin_port:
+        wanted.append((LOOPBACK, plan.monitoring.admin_port, ADMIN_FIELD))
+    return wanted + [(LOOPBACK, engine.port, f"backends.{name}.engine.port") for name, engine in engines if engine]
 
 
 def holders_of_ports(plan: Plan) -> Mapping[int, tuple[PortHolder, ...]]:
@@ -200,26 +210,36 @@ def holders_of_ports(plan: Plan) -> Mapping[int, tuple[PortHolder, ...]]:
 
 def holders_of(port: int) -> tuple[PortHolder, ...]:
     """The processes that listen on a port of this machine; empty where there are none, and where /proc is missing."""
-    inodes = {inode for name in ("tcp", "tcp6") for inode in _listeners(Path("/proc/net") / name, port)}
-    if not inodes:
+    sockets = dict(pair for name in ("tcp", "tcp6") for pair in _listeners(Path("/proc/net") / name, port))
+    if not sockets:
         return ()
-    links = {f"socket:[{inode}]" for inode in inodes}
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        if any(_link(descriptor) in links for descriptor in _entries(folder / "fd")):
-            found.append(PortHolder(int(folder.name), _command(folder)))
-    return tuple(found) or (PortHolder(None),)
+        its = {sockets[link] for descriptor in _entries(folder / "fd") if (link := _link(descriptor)) in sockets}
+        if its:
+            found.append(PortHolder(int(folder.name), _command(folder), tuple(sorted(its))))
+    return tuple(found) or (PortHolder(None, "", tuple(sorted(set(sockets.values())))),)
 
 
-def _listeners(table: Path, port: int) -> Iterator[str]:
+def _listeners(table: Path, port: int) -> Iterator[tuple[str, str]]:
+    """The sockets that listen on a port, as the links of their descriptors, each with its address."""
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:
         return
     for line in lines:
         fields = line.split()
-        if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-            yield fields[9]
+        address, _, its_port = fields[1].rpartition(":")
+        if fields[3] == _LISTENING and int(its_port, 16) == port:
+            yield f"socket:[{fields[9]}]", address_of(address)
+
+
+def address_of(digits: str) -> str:
+    """An address of /proc/net/tcp or tcp6: words of four bytes, in the machine's own order."""
+    raw = bytes.fromhex(digits)
+    step = -1 if sys.byteorder == "little" else 1
+    address = ip_address(b"".join(raw[at : at + 4][::step] for at in range(0, len(raw), 4)))
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -245,7 +265,7 @@ def _command(folder: Path) -> str:
 
 def check_ports(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> Iterator[Diagnosis]:
     """Each port is free, or this gateway has it already, or an engine that it has started."""
-    free = []
+    free, admin_port_lost = [], not plan.monitoring.admin_port
     runs = any(holder.is_gateway for holder in holders.get(plan.server.port, ()))
     for host, port, field in wanted_ports(plan):
         there = holders.get(port, ())
@@ -253,6 +273,11 @@ def check_ports(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> It
             bind(host, port, field).close()
             free.append(str(port))
         except PortTakenError as error:
+            if field == ADMIN_FIELD:
+                found = _admin_port_taken(port, error, there, holders.get(plan.server.port, ()))
+                admin_port_lost = found.state != "ok"
+                yield found
+                continue
             gateway = next((holder for holder in there if holder.is_gateway), None)
             if gateway is not None:
                 yield Diagnosis("ok", "ports", f"{port} ({field}): the gateway runs there, process {gateway.pid}")
@@ -260,13 +285,40 @@ def check_ports(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> It
             if runs and field.startswith("backends."):
                 yield Diagnosis("ok", "ports", f"{port} ({field}): the gateway's engine runs there")
                 continue
-            known = next((holder for holder in there if holder.pid is not None), None)
-            who = "a process of another user" if known is None else f"process {known.pid}, {known.command[:80]}"
-            yield Diagnosis("FAIL", "ports", f"{error}; {who} has it")
+            yield Diagnosis("FAIL", "ports", f"{error}; {_first(there)} has it")
         except EnvironmentFault as error:
             yield Diagnosis("FAIL", "ports", str(error))
     if free:
         yield Diagnosis("ok", "ports", f"{', '.join(free)} free")
+    if not admin_port_lost:
+        yield from _admin_port_outside(plan.monitoring.admin_port, holders.get(plan.monitoring.admin_port, ()))
+
+
+def _first(holders: Sequence[PortHolder]) -> PortHolder:
+    return next((holder for holder in holders if holder.pid is not None), PortHolder(None))
+
+
+def _admin_port_taken(
+    port: int, error: PortTakenError, there: Sequence[PortHolder], serving: Sequence[PortHolder]
+) -> Diagnosis:
+    """A second gateway on this machine wants the same default port; ours is that of the process that serves."""
+    ours = {holder.pid for holder in serving if holder.is_gateway}
+    gateway = next((holder for holder in there if holder.pid in ours and holder.pid is not None), None)
+    if gateway is not None:
+        return Diagnosis("ok", "ports", f"{port} ({ADMIN_FIELD}): the gateway runs there, process {gateway.pid}")
+    lost = "the gateway serves without it: no page, no `aiaas top` or `aiaas status`"
+    return Diagnosis("warn", "ports", f"{error}; {_first(there)} has it; {lost}")
+
+
+def _admin_port_outside(port: int, there: Sequence[PortHolder]) -> Iterator[Diagnosis]:
+    """The gateway listens on 127.0.0.1 only, without keys. A program that listens on the same port at an address of the
+    network usually passes it on (`socat`, `kubectl port-forward --address`)."""
+    for holder in there:
+        outside = [address for address in holder.addresses if not ip_address(address).is_loopback]
+        if outside:
+            seen = f"{port} ({ADMIN_FIELD}): {holder} listens on {', '.join(outside)}, so other machines reach it"
+            fix = "the admin port has no keys: stop that program, or choose another port"
+            yield Diagnosis("warn", "ports", f"{seen}; {fix}")
 
 
 def check_descriptors(plan: Plan, holders: Mapping[int, tuple[PortHolder, ...]]) -> Iterator[Diagnosis]:

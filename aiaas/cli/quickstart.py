@@ -87,9 +87,8 @@ def quickstart(
     config = folder / "aiaas.yaml"
     before = _text_of(config)
     text = _text_with(before, config, port, _vllm_for(before, config, backend, yes=yes))
-    plan = read_valid_plan(config, text)
+    plan = read_valid_plan([config], (text,))
     _require_free_ports(plan)
-    _require_free_page(plan)
     if text != before:
         _write_config(config, text)
     elif port is None:
@@ -281,20 +280,13 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _require_free_ports(plan: Plan) -> None:
-    """Runs before the key is replaced: a quickstart that already runs in this folder keeps the key that it showed."""
+    """Runs before the key is replaced: a quickstart that already runs in this folder keeps the key that it showed. The
+    gateway does not need its admin port, but we show the address of its page."""
     from aiaas.cli.localchecks import wanted_ports
     from aiaas.proxy.client.ports import bind
 
     for host, port, field in wanted_ports(plan):
         bind(host, port, field).close()
-
-
-def _require_free_page(plan: Plan) -> None:
-    """The gateway does not need this port, but we show the address of its page."""
-    from aiaas.proxy.client.ports import bind
-
-    if plan.monitoring.admin_port:
-        bind("127.0.0.1", plan.monitoring.admin_port, "monitoring.admin_port").close()
 
 
 def _fresh_key(keys_file: Path, prefix: str) -> str:

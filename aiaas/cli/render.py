@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigsOption, config_paths, new_app
+from aiaas.cli.common import ConfigOption, config_paths, new_app
 from aiaas.cli.complete import complete_kinds
 from aiaas.cli.outcome import note
 
@@ -36,7 +36,7 @@ something differs), 3 no such file, no kubectl, or no cluster.
 """
 )
 def render(
-    config: ConfigsOption = None,
+    config: ConfigOption = None,
     only: Annotated[
         str | None,
         typer.Option(
@@ -57,13 +57,14 @@ def render(
 ) -> None:
     """Print the config's Kubernetes manifests as one YAML stream."""
     from aiaas.cli.manifestfolder import keep_keys, write_folder
+    from aiaas.config.files import config_name
     from aiaas.errors import UsageError
     from aiaas.manifests.render import to_files, to_stream
 
     if output_dir is not None and (diff or only is not None):
         raise UsageError("--output-dir writes all objects; remove --diff and --only")
     paths = config_paths(config)
-    source = " + ".join(path.name for path in paths)
+    source = config_name(path.name for path in paths)
     plan, keys_text = plan_for_cluster(*paths)
     objects = chosen(objects_of(plan, keys_text), only)
     if output_dir is not None:
@@ -128,13 +129,14 @@ def plan_for_cluster(*paths: Path) -> tuple[KubernetesPlan, str | None]:
     Problems go to stderr. Raises CheckFailed if one of the problems is an error.
     """
     from aiaas.cli.gate import makes_keys, pass_gate
+    from aiaas.config.files import config_name
     from aiaas.errors import CheckFailed
 
     verdict = pass_gate(paths, given=True)
     for problem in verdict.problems:
         note(str(problem))
     if verdict.cluster is None:
-        raise CheckFailed(f"{' + '.join(map(str, paths))} cannot be rendered; fix it and run again")
+        raise CheckFailed(f"{config_name(paths)} cannot be rendered; fix it and run again")
     return verdict.cluster, keys_text_of(verdict.reading) if makes_keys(verdict.reading) else None
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from aiaas.cli.common import ConfigsOption, config_paths, new_app, wants_colours
+from aiaas.cli.common import ConfigOption, config_paths, new_app, wants_colours
 from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from aiaas.plan.model import Plan
@@ -35,6 +36,7 @@ class LogFormat(StrEnum):
 \b
   aiaas serve
   aiaas serve -c deploy/aiaas.yaml
+  aiaas serve -c aiaas.yaml -c prod.yaml   prod.yaml over aiaas.yaml; both are watched
   kill -HUP PID          reload config and keys now (they are watched anyway)
   kill -TERM PID         drain: finish open requests, then exit; a second SIGTERM exits at once
 
@@ -44,22 +46,18 @@ Exit codes: 0 stopped as asked, 1 the config is not valid, 3 environment error (
 """
 )
 def serve(
-    config: ConfigsOption = None,
+    config: ConfigOption = None,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(metavar="json|text", help="The log's lines. [default: text on a terminal]", show_default=False),
     ] = None,
 ) -> None:
     """Run the gateway."""
-    from aiaas.errors import UsageError
-
     paths = config_paths(config)
-    if len(paths) > 1:
-        raise UsageError("the gateway reads one file; `aiaas render` merges several into its ConfigMap")
     # The first process of a container has no default handler: a SIGTERM before it listened was lost, and the pod was
     # killed at the end of its grace period.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
-    become_gateway(read_valid_plan(paths[0]), log_form(log_format))
+    become_gateway(read_valid_plan(paths), log_form(log_format))
 
 
 def log_form(log_format: LogFormat | None) -> LogForm:
@@ -69,20 +67,22 @@ def log_form(log_format: LogFormat | None) -> LogForm:
     return "colours" if wants_colours() else "text"
 
 
-def read_valid_plan(path: Path, text: str | None = None) -> Plan:
-    """The Plan of a config file, or of a `text` that is to become that file; its warnings go to stderr.
+def read_valid_plan(paths: Sequence[Path], texts: tuple[str, ...] | None = None) -> Plan:
+    """The Plan of a config's files, or of `texts` that are to become these files; its warnings go to stderr.
 
     Raises CheckFailed if there are errors.
     """
+    from aiaas.config.files import config_name, config_options
     from aiaas.errors import CheckFailed
     from aiaas.plan.read import read
 
-    reading = read(path, os.environ, text, deployed=False)
+    reading = read(paths[0], os.environ, texts, overlays=paths[1:], deployed=False)
     plan = reading.plan
     for problem in reading.problems:
         note(str(problem))
     if plan is None:
-        raise CheckFailed(f"{path} is not valid, so nothing was started; fix it and run: aiaas validate -c {path}")
+        check = f"aiaas validate {config_options(paths)}"
+        raise CheckFailed(f"{config_name(paths)} is not valid, so nothing was started; fix it and run: {check}")
     if plan.overrides:
         note(f"overridden by the environment: {', '.join(plan.overrides)}")
     return plan

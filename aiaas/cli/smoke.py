@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from aiaas.cli.common import ConfigOption, Output, OutputOption, console, new_app, print_json, print_table
+from aiaas.cli.common import (
+    CaOption,
+    ConfigOption,
+    InsecureOption,
+    KeyFileOption,
+    Output,
+    OutputOption,
+    console,
+    new_app,
+    print_json,
+    print_table,
+)
 from aiaas.cli.complete import complete_checks, complete_models
 from aiaas.cli.loadtest import Endpoint
 from aiaas.cli.outcome import EXIT_INTERRUPTED, note
@@ -46,9 +57,7 @@ def smoke(
         str | None, typer.Argument(help="The gateway. [default: the config's kubernetes.host, else its port here]")
     ] = None,
     config: ConfigOption = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file that holds the key. [default: $AIAAS_API_KEY]")
-    ] = None,
+    api_key_file: KeyFileOption = None,
     model: Annotated[
         str | None,
         typer.Option(help="The model. [default: the first of GET /v1/models]", autocompletion=complete_models),
@@ -78,8 +87,8 @@ def smoke(
         int | None, typer.Option(min=1, max=65535, help="The port to check for plain HTTP. [default: 80 for 443]")
     ] = None,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="The longest that an answer may take.")] = "60s",
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust instead (PEM).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Continue if the certificate does not verify.")] = False,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Send more than 200 requests if the rate limit check needs them.")
     ] = False,

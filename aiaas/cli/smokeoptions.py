@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiaas.cli.common import CONFIG_VARIABLE, config_path, read_duration
+from aiaas.cli.common import config_paths, named_paths, read_duration
 from aiaas.cli.loadoptions import DEFAULT_PORT
 from aiaas.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiaas.config.model import Config
     from aiaas.httpclient.target import HttpTarget
 
@@ -27,7 +29,7 @@ class KnownGateway:
     metrics: str | None = None
 
 
-def known_of(url: str | None, option: Path | None) -> KnownGateway:
+def known_of(url: str | None, option: Sequence[Path] | None) -> KnownGateway:
     """The URL as given, else the config's host, else its port on this machine; and the config's limits.
 
     A URL without -c may be any gateway, so ./aiaas.yaml is not read then.
@@ -36,12 +38,12 @@ def known_of(url: str | None, option: Path | None) -> KnownGateway:
         UsageError: the config is not valid.
         EnvironmentFault: it cannot be read.
     """
-    if url is not None and option is None:
+    if url is not None and not option:
         return KnownGateway(url)
-    path = config_path(option)
-    if option is None and not os.environ.get(CONFIG_VARIABLE) and not path.exists():
+    paths = config_paths(option)
+    if not option and not named_paths() and not paths[0].exists():
         return KnownGateway(f"http://127.0.0.1:{DEFAULT_PORT}")
-    config = _read(path)
+    config = _read(paths)
     host = config.kubernetes.host
     known = KnownGateway(
         url=url or (f"https://{host}" if host else _here(config)),
@@ -54,12 +56,13 @@ def known_of(url: str | None, option: Path | None) -> KnownGateway:
     return known
 
 
-def _read(path: Path) -> Config:
+def _read(paths: Sequence[Path]) -> Config:
+    from aiaas.config.files import config_name
     from aiaas.config.load import load_file
 
-    loaded = load_file(path, os.environ)
+    loaded = load_file(paths[0], os.environ, paths[1:])
     if loaded.config is None:
-        raise UsageError(f"{path} is not valid, so it cannot describe the gateway; see `aiaas validate`")
+        raise UsageError(f"{config_name(paths)} is not valid, so it cannot describe the gateway; see `aiaas validate`")
     return loaded.config
 
 

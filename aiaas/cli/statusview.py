@@ -7,6 +7,7 @@ from typing import Final
 
 from aiaas.cli.common import aligned
 from aiaas.cli.words import time_span
+from aiaas.config.files import config_name
 from aiaas.proxy.admin.model import EndpointView, NearView, NoteView, Status
 
 _SHOWN_KEYS: Final = 10
@@ -32,7 +33,8 @@ def _head(status: Status) -> Iterator[str]:
     draining = ", draining" if status.draining else ""
     yield f"aiaas {status.version} on {status.address}, for {time_span(status.now - status.started)}{workers}{draining}"
     waits = f"; waits for a restart: {', '.join(config.restart_needed)}" if config.restart_needed else ""
-    yield f"config    {config.source or '-'} ({config.digest}), for {time_span(status.now - config.since)}{waits}"
+    files = config_name([config.source or "-", *config.overlays])
+    yield f"config    {files} ({config.digest}), for {time_span(status.now - config.since)}{waits}"
     if keys.enabled:
         following = (
             "" if keys.next_expiry is None else f", the next expires in {time_span(keys.next_expiry - status.now)}"

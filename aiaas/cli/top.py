@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -32,6 +33,7 @@ RATES_OVER: Final = 10.0  # seconds
 MOST_LIVE: Final = 2000  # rows of requests under way: 2 MB
 PLAIN_SIZE: Final = (120, 60)  # columns and lines without a terminal
 KEYS: Final = "q quit, s sort, p pause"
+INPUT_END: Final = "\x04"  # Ctrl-D; also what the end of the input counts as
 # Colours on a terminal; the words say the same without them.
 COLOURS: Final = (
     (r"(?m)^aiaas top", "bold"),
@@ -133,7 +135,18 @@ class _Watch:
         self._touched = asyncio.Event()
 
     async def run(self) -> None:
-        """Look and draw until `q`."""
+        """Look and draw until `q`, or until the terminal is gone.
+
+        Three cases: its input ends; stdout is a terminal no more; or a write fails with EIO, where rich takes it for a
+        terminal in any case (FORCE_COLOR).
+        """
+        try:
+            await self._run()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+
+    async def _run(self) -> None:
         from rich.live import Live
 
         loop = asyncio.get_running_loop()
@@ -141,7 +154,7 @@ class _Watch:
             loop.add_signal_handler(signal.SIGWINCH, self._touched.set)
             loop.add_signal_handler(signal.SIGTERM, self._press, "q")  # give the terminal back first
             due = loop.time()
-            while not self._ended:
+            while not self._ended and live.console.is_terminal:
                 if loop.time() >= due and not self._paused:
                     self._looks.append(await _look(self._clients))
                     due = loop.time() + self._interval
@@ -160,7 +173,7 @@ class _Watch:
     def _press(self, key: str) -> None:
         from aiaas.cli.topscreen import SORTS
 
-        if key in "qQ\x03\x04":
+        if key in ("q", "Q", "\x03", INPUT_END):
             self._ended = True
         elif key in "sS":
             self._sort = (self._sort + 1) % len(SORTS)
@@ -188,7 +201,8 @@ def coloured(text: str) -> Text:
 
 @contextmanager
 def _pressed_keys(press: Callable[[str], None]) -> Iterator[None]:
-    """Call `press` with each key, without waiting for Enter. Nothing happens if stdin is not a terminal."""
+    """Call `press` with each key, without waiting for Enter, and INPUT_END at the end. Nothing happens if
+    stdin is not a terminal."""
     import termios
     import tty
 
@@ -198,9 +212,13 @@ def _pressed_keys(press: Callable[[str], None]) -> Iterator[None]:
     loop, fd = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def read() -> None:
-        letters = os.read(fd, 64).decode("utf-8", "replace")
+        try:
+            letters = os.read(fd, 64).decode("utf-8", "replace")
+        except OSError:  # EIO: the terminal is gone, or belongs to another program now
+            letters = ""
         if not letters:
             loop.remove_reader(fd)
+            press(INPUT_END)
         elif not letters.startswith("\x1b"):  # an arrow key, ...
             for letter in letters:
                 press(letter)
@@ -212,4 +230,5 @@ def _pressed_keys(press: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(fd)
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)

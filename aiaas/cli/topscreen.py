@@ -55,7 +55,7 @@ def screen(before: _Looks, now: _Looks, width: int, height: int, *, sort: str = 
     if not reached:
         return _fit(head, width, height)
     rates = _Rates(before, now)
-    head += [*_wrapped(_figures(rates, reached), width), *_notes(now, max(2, height // 5))]
+    head += [*_wrapped(_figures(rates, reached), width), *_notes(now, width, max(2, height // 5))]
     tables = [_endpoints(reached), _keys(rates, now, reached, sort), _live(now, sort)]
     room = _shared([len(table.rows) for table in tables], height - len(head) - 2 * len(tables))
     lines = [*head]
@@ -90,14 +90,35 @@ def _figures(rates: _Rates, reached: Sequence[Status]) -> list[str]:
     ]
 
 
-def _notes(now: _Looks, most: int) -> list[str]:
-    """The faults, each once; with the gateways that have it, where there are several."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+def _notes(now: _Looks, width: int, most: int) -> list[str]:
+    """The faults, each once, with the gateways that have it, where there are several; and what to do: behind the fault,
+    or on a line below it. Where that takes more than `most` lines, the last one says how to see the rest."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for look in now:
         for note in [] if look.status is None else look.status.attention:
-            found[_plain(note.text)].append(_plain(look.url))
-    lines = [f"! {text}" + (f" [{', '.join(urls)}]" if len(now) > 1 else "") for text, urls in found.items()]
-    return lines if len(lines) <= most else [*lines[: most - 1], f"! {len(lines) - most + 1} more faults: aiaas status"]
+            found[_plain(note.text), _plain(note.fix)].append(_plain(look.url))
+    faults = [
+        _with_fix(f"! {text}" + (f" [{', '.join(urls)}]" if len(now) > 1 else ""), fix, width)
+        for (text, fix), urls in found.items()
+    ]
+    lines = [line for fault in faults for line in fault]
+    if len(lines) <= most:
+        return lines
+    if len(faults) >= most:
+        return [*(fault[0] for fault in faults[: most - 1]), f"! {len(faults) - most + 1} more faults: aiaas status"]
+    shown: list[str] = []
+    for place, fault in enumerate(faults):
+        room = most - 1 - len(shown) - (len(faults) - place - 1)  # the last line, and one for each fault that follows
+        shown += fault[:room]
+    return [*shown, "! what to do about the others: aiaas status"]
+
+
+def _with_fix(fault: str, fix: str, width: int) -> list[str]:
+    """A fault and what to do, in one line if that is wide enough, else in two."""
+    if not fix:
+        return [fault]
+    whole = f"{fault.rstrip('.')}; {fix}"
+    return [whole] if cell_len(whole) <= width else [fault, f"  -> {fix}"]
 
 
 class _Rates:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiaas.cli.common import ConfigOption, config_path, new_app, print_json, print_table
+from aiaas.cli.common import ConfigOption, config_paths, new_app, print_json, print_table
 from aiaas.cli.complete import complete_keys
 from aiaas.cli.outcome import note
 from aiaas.errors import CheckFailed, EnvironmentFault, UsageError
@@ -87,7 +87,7 @@ def usage(
         if key is None:
             raise UsageError("--user needs --key: the key whose user this is")
         by = UsageBy.user
-    store = store_of(config_path(config))
+    store = store_of(config_paths(config))
     first = first_day(since, time.time())
     try:
         kept = asyncio.run(_read(store, first, key, by))
@@ -117,17 +117,19 @@ async def _read(store: UsageStore, first: int, key: str | None, by: UsageBy) -> 
         await store.close()
 
 
-def store_of(path: Path) -> UsageStore:
+def store_of(paths: Sequence[Path]) -> UsageStore:
     """The usage store of this config's gateway. Raises CheckFailed if it keeps no usage or the config has errors."""
+    from aiaas.config.files import config_name, config_options
     from aiaas.plan.read import read_plan
     from aiaas.proxy.usage import usage_store
 
-    plan, _ = read_plan(path, os.environ)
+    name = config_name(paths)
+    plan, _ = read_plan(paths[0], os.environ, paths[1:])
     if plan is None:
-        raise CheckFailed(f"{path} has errors; `aiaas validate -c {path}` shows them")
+        raise CheckFailed(f"{name} has errors; `aiaas validate {config_options(paths)}` shows them")
     store = usage_store(plan)
     if store is None:
-        raise CheckFailed(f"{path} keeps no usage; set monitoring.usage_file: usage.db there and restart the gateway")
+        raise CheckFailed(f"{name} keeps no usage; set monitoring.usage_file: usage.db there and restart the gateway")
     return store
 
 

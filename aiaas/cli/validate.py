@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aiaas.cli.common import ConfigsOption, Output, OutputOption, config_paths, new_app, print_json
+from aiaas.cli.common import ConfigOption, Output, OutputOption, config_paths, new_app, print_json
 from aiaas.cli.outcome import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from aiaas.cli.gate import Judged
     from aiaas.config.problem import Problem
@@ -40,7 +39,7 @@ Exit codes: 0 valid, 1 not valid (or, with --strict, a warning), 3 no such file.
 """
 )
 def validate(
-    config: ConfigsOption = None,
+    config: ConfigOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
     connect: Annotated[
         bool,
@@ -60,6 +59,7 @@ def validate(
 ) -> None:
     """Check a config and show all its problems at once."""
     from aiaas.cli.gate import pass_gate
+    from aiaas.config.files import config_name
     from aiaas.config.problem import has_errors
     from aiaas.errors import UsageError
     from aiaas.manifests.expose import notes
@@ -67,7 +67,7 @@ def validate(
     if connect and deployed:
         raise UsageError("--connect needs the values that --deployed takes as given; run them one by one")
     paths = config_paths(config)
-    path = " + ".join(map(str, paths))
+    path = config_name(paths)
     verdict = pass_gate(paths, given=deployed)
     plan, problems = verdict.reading.plan, verdict.problems
     if connect and plan is not None and not has_errors(problems):
@@ -130,9 +130,7 @@ def chain_table(verdict: Judged) -> list[str]:
     return [f"{name:{width}}  {silence:>7}  {body:>8}  {remark}".rstrip() for name, silence, body, remark in rows]
 
 
-def validation_summary(
-    path: Path | str, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False
-) -> str:
+def validation_summary(path: str, plan: Plan | None, problems: Sequence[Problem], *, strict: bool = False) -> str:
     """One line: a summary of the config, or the number of its problems."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors

@@ -55,11 +55,12 @@ def compile_plan(
     config: Config,
     *,
     source: Path | None = None,
+    overlays: tuple[Path, ...] = (),
     overrides: tuple[str, ...] = (),
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """The Plan of a checked config. Paths are relative to the folder of its file `source`; `env` has the backends'
-    keys."""
+    """The Plan of a checked config. Paths are relative to the folder of its file `source`, also those written in the
+    `overlays`; `env` has the backends' keys."""
     folder = source.parent if source is not None else Path()
     enabled = {name: backend for name, backend in config.backends.items() if backend.enabled}
     backends = {name: _backend(config, name, backend, env) for name, backend in enabled.items()}
@@ -75,6 +76,7 @@ def compile_plan(
         monitoring=_monitoring(config, folder),
         digest="",
         source=source,
+        overlays=overlays,
         overrides=overrides,
     )
     return dataclasses.replace(plan, digest=_digest(plan))
@@ -374,9 +376,8 @@ def _encode(value: Any) -> bytes:
     return _ENCODER.encode(value).encode("ascii")
 
 
-_LEFT_OUT: Final = frozenset(
-    {"heads", "env", "cache_secret", "password", "sentinel_password", "digest", "source", "overrides", "config"}
-)  # secrets, and fields that do not change the gateway's behaviour
+# Secrets, and what does not change the gateway's behaviour.
+_LEFT_OUT: Final = frozenset({"heads", "env", "cache_secret", "password", "sentinel_password", "digest"})
 
 
 def canonical(value: Any) -> Any:
@@ -388,7 +389,7 @@ def canonical(value: Any) -> Any:
         rewrite = canonical(value.rewrite)
         return {"backend": value.backend.name, "served_name": value.served_name, "rewrite": rewrite}
     if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value) if field.name not in _LEFT_OUT]
+        names = [each.name for each in dataclasses.fields(value) if each.compare and each.name not in _LEFT_OUT]
         return {name: canonical(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}

@@ -298,6 +298,7 @@ class Plan:
     serves_models  whether GET /v1/models is served (a backend has /v1/models among its endpoints)
     digest     DIGEST_DIGITS hex digits of a hash of the settings, without secrets
     source     the config's file
+    overlays   the files that are laid over it, in this order
     overrides  the environment variables that override the config
     config     the last config that took effect as a whole, pickled, for `aiaas.plan.read` to compare with a changed one
                (secrets: not in the repr)
@@ -314,5 +315,11 @@ class Plan:
     monitoring: MonitoringPlan
     digest: str
     source: Path | None = field(default=None, compare=False)
+    overlays: tuple[Path, ...] = field(default=(), compare=False)
     overrides: tuple[str, ...] = field(default=(), compare=False)
     config: bytes | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The config's files, each laid over those before it; empty if it does not come from a file."""
+        return () if self.source is None else (self.source, *self.overlays)

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aiaas import __version__
+from aiaas.config.files import config_name
 from aiaas.errors import EnvironmentFault
 from aiaas.interpreter import python_command
 from aiaas.plan.model import EnginePlan, Plan
@@ -29,16 +30,17 @@ READER = "aiaas.proxy.reader"
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """A config file to read, as `aiaas.plan.read.read` takes it.
+    """The files of a config to read, as `aiaas.plan.read.read` takes them.
 
-    before   `Plan.config` of a running gateway, or the text of a config that it began with
+    files    the config's file and its overlays
+    before   `Plan.config` of a running gateway, or the texts of a config that it began with
     version  the version of the asking process
     """
 
-    path: Path
+    files: tuple[Path, ...]
     env: Mapping[str, str] = field(repr=False)
-    text: str | None = field(default=None, repr=False)
-    before: bytes | str | None = field(default=None, repr=False)
+    texts: tuple[str, ...] | None = field(default=None, repr=False)
+    before: bytes | tuple[str, ...] | None = field(default=None, repr=False)
     accepted: frozenset[str] = frozenset()
     version: str = __version__
 
@@ -56,19 +58,20 @@ class PlanReading:
 def read_aside(request: ReadRequest) -> PlanReading:
     """Read the config in a process of its own, and wait for it.
 
-    Raises EnvironmentFault if the file is missing, or the reader cannot be started or ends early.
+    Raises EnvironmentFault if a file is missing, or the reader cannot be started or ends early.
     """
+    named = config_name(request.files)
     try:
         # In a session of its own: a Ctrl-C at the terminal is for this process.
         reader = subprocess.run(
             python_command(READER), input=packed(request), capture_output=True, check=False, start_new_session=True
         )
     except OSError as error:
-        raise EnvironmentFault(f"{request.path} could not be read: no process could be started ({error})") from error
+        raise EnvironmentFault(f"{named} could not be read: no process could be started ({error})") from error
     if reader.returncode != 0:
         lines = reader.stderr.decode(errors="replace").strip().splitlines()
         how = lines[-1] if lines else f"exit code {reader.returncode}"
-        raise EnvironmentFault(f"{request.path} could not be read: its reader ended early ({how})")
+        raise EnvironmentFault(f"{named} could not be read: its reader ended early ({how})")
     answer: PlanReading | str = pickle.loads(reader.stdout)
     if isinstance(answer, str):
         raise EnvironmentFault(answer)

@@ -185,9 +185,12 @@ class Gateway:
                 raise
             record.ended_by = "gateway"
             raise _cut(record) from None  # in no variable of this frame, to which its traceback refers
+        except Exception:  # an exception of ours, on its way to `internal_error`
+            record.error_code, record.ended_by = "internal_error", "gateway"
+            raise
         finally:
             client.begun = record.status != 0
-            if record.status == 0:  # an exception of ours is on its way to `internal_error`
+            if record.status == 0:  # no answer has begun; `internal_error` gives one
                 record.status, record.error_code = 500, "internal_error"
             try:
                 if ticket is not None:

@@ -164,6 +164,7 @@ def status_of(plan: Plan, started: float, workers: int, workers_up: int, *, drai
     """The part of a status that the Plan alone tells."""
     usage = "none" if plan.monitoring.usage_file is None else "file"
     shared = plan.limits.store_url is not None
+    source, overlays = str(plan.source) if plan.source else None, [str(file) for file in plan.overlays]
     return Status(
         version=__version__,
         now=round(time.time(), 3),
@@ -172,7 +173,7 @@ def status_of(plan: Plan, started: float, workers: int, workers_up: int, *, drai
         workers_up=workers_up,
         draining=draining,
         address=f"{bracketed(plan.server.host)}:{plan.server.port}",
-        config=ConfigView(str(plan.source) if plan.source else None, plan.digest, round(started, 3), []),
+        config=ConfigView(source, plan.digest, round(started, 3), [], overlays),
         reloads=[],
         keys=KeysView(plan.auth.enabled, 0, 0, None),
         store=StoreView("redis" if shared else "memory", None, plan.limits.on_store_failure, plan.limits.processes),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import sys
+from functools import partial
 
 from aiaas import __version__
+from aiaas.config.files import config_name
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.read import read
 from aiaas.proxy.aside import PlanReading, ReadRequest, packed
@@ -14,17 +16,18 @@ from aiaas.proxy.aside import PlanReading, ReadRequest, packed
 def reading_of(request: ReadRequest) -> PlanReading | str:
     """Return the reading, or the message of an EnvironmentFault."""
     if request.version != __version__:
-        return f"aiaas {__version__} has replaced the running {request.version}: restart it to read {request.path}"
+        named = config_name(request.files)
+        return f"aiaas {__version__} has replaced the running {request.version}: restart it to read {named}"
+    path, *overlays = request.files
+    read_it = partial(read, path, request.env, overlays=overlays, deployed=False)
     before = request.before
     try:
-        if isinstance(before, str):
-            whole = read(request.path, request.env, before, deployed=False).plan
+        if isinstance(before, tuple):
+            whole = read_it(before).plan
             if whole is None:
                 return PlanReading(None, ())
             before = whole.config
-        reading = read(
-            request.path, request.env, request.text, deployed=False, before=before, accepted=request.accepted
-        )
+        reading = read_it(request.texts, before=before, accepted=request.accepted)
     except EnvironmentFault as error:
         return error.message
     return PlanReading(reading.plan, tuple(map(str, reading.problems)), reading.held, reading.engines)

@@ -58,12 +58,11 @@ class Reloader:
         self._auth = begun_with.auth  # names the key file to read: a new Plan's before that Plan is in force
         self._reading_keys = asyncio.Lock()
         self._has_keys = False  # whether a key file was valid once
-        self._crashed = crashed = gateway.incidents.internal_error
-        self._key_watch = FileWatch(begun_with.auth.keys_file, self.reload_keys, crashed)
-        source = begun_with.source
-        self._config_watch = None if source is None else FileWatch(source, self.reload_config, crashed)
+        crashed = gateway.incidents.internal_error
+        self._key_watch = FileWatch((begun_with.auth.keys_file,), self.reload_keys, crashed)
+        self._config_watch = FileWatch(begun_with.files, self.reload_config, crashed)
         self._tls: ServerTls | None = None
-        self._tls_watches: tuple[FileWatch, ...] = ()
+        self._tls_watch = FileWatch((), self.reload_tls, crashed)
         self._reading_tls = asyncio.Lock()
         self.reloads = Reloads(time.time)
         self.reloads.note("config")
@@ -81,8 +80,7 @@ class Reloader:
 
     def watches(self) -> list[FileWatch]:
         """Return the file watches; the caller runs them until the end."""
-        config = [] if self._config_watch is None else [self._config_watch]
-        return [self._key_watch, *config, *self._tls_watches]
+        return [self._key_watch, self._config_watch, self._tls_watch]
 
     def wake(self) -> None:
         """Read all watched files now, on SIGHUP."""
@@ -139,7 +137,7 @@ class Reloader:
         Return False if there are no last good keys: under such a Plan every request would be refused.
         """
         before, self._auth = self._auth, auth
-        self._key_watch.follow(auth.keys_file)
+        self._key_watch.follow((auth.keys_file,))
         error = await self._load_keys()
         if error is None:
             return True
@@ -147,7 +145,7 @@ class Reloader:
             self._keys_not_reloaded(error)
             return True
         self._auth = before
-        self._key_watch.follow(before.keys_file)
+        self._key_watch.follow((before.keys_file,))
         why = f"auth.keys_file: {error}; fix it, then send SIGHUP or change the config again"
         self._not_reloaded(why, error=why)
         return False
@@ -173,9 +171,9 @@ class Reloader:
     # -- certificate ----------------------------------------------------------------------------------------------
 
     def follow_tls(self, tls: ServerTls) -> None:
-        """Also watch the files of the server's certificate. Call this before running `watches`."""
+        """Also watch the files of the server's certificate."""
         self._tls = tls
-        self._tls_watches = tuple(FileWatch(file, self.reload_tls, self._crashed) for file in files_of(tls.plan))
+        self._tls_watch.follow(files_of(tls.plan))
         self._certificate_in_force(tls)
         self._warn_of_expiry(tls)
 
@@ -209,13 +207,13 @@ class Reloader:
     # -- config ---------------------------------------------------------------------------------------------------
 
     async def reload_config(self) -> None:
-        """Read the config file again and put it in force; on any error keep the Plan."""
+        """Read the config's files again and put them in force; on any error keep the Plan."""
         before = self._gateway.active.plan
-        if before.source is None:
+        if not before.files:
             return
         with building():
             try:
-                reading = await reread(before.source, self._env, before.config, self._offer)
+                reading = await reread(before.files, self._env, before.config, self._offer)
             except EnvironmentFault as error:
                 self._not_reloaded(error.message, error=error.message)
                 return
@@ -244,8 +242,7 @@ class Reloader:
         self._on_plan(plan)
         self._log.threshold = LEVELS[plan.monitoring.log_level]
         if plan.server.tls is not None and plan.server.tls != before.server.tls:
-            for watch, file in zip(self._tls_watches, files_of(plan.server.tls), strict=False):
-                watch.follow(file)
+            self._tls_watch.follow(files_of(plan.server.tls))
             await self.reload_tls()
 
     def _not_reloaded(self, why: str, /, **fields: object) -> None:

@@ -21,12 +21,16 @@ OfferEngines = Callable[[Mapping[str, EnginePlan]], Collection[str]]
 
 
 async def reread(
-    path: Path, env: Mapping[str, str], before: bytes | None, offer: OfferEngines, text: str | None = None
+    files: tuple[Path, ...],
+    env: Mapping[str, str],
+    before: bytes | None,
+    offer: OfferEngines,
+    texts: tuple[str, ...] | None = None,
 ) -> PlanReading:
-    """Read a config, or a `text` of it, for a gateway that runs with `before` (`Plan.config`). Raises like
+    """Read a config's files, or `texts` of them, for a gateway that runs with `before` (`Plan.config`). Raises like
     `read_aside`."""
     loop = asyncio.get_running_loop()
-    request = ReadRequest(path, dict(env), text, before)
+    request = ReadRequest(files, dict(env), texts, before)
     while True:
         reading = await loop.run_in_executor(None, read_aside, request)
         accepted = frozenset(offer(reading.engines)) if reading.engines else frozenset()

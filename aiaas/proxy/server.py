@@ -23,6 +23,7 @@ from functools import partial
 from typing import Protocol
 
 from aiaas import __version__
+from aiaas.config.files import config_name
 from aiaas.keys.ring import EMPTY_RING
 from aiaas.keys.verifier import Verifier
 from aiaas.limits.memory import MemoryStore
@@ -171,7 +172,7 @@ def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
         pid=os.getpid(),
         workers=plan.server.workers,
         address=f"{bracketed(plan.server.host)}:{ready.url.rpartition(':')[2]}",
-        config=str(plan.source) if plan.source else None,
+        config=config_name(plan.files) or None,
         config_digest=plan.digest,
         overrides=list(plan.overrides),
         keys=ready.keys,

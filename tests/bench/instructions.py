@@ -51,9 +51,9 @@ PAGE_FORM: Final = """\
 Written by `python -m tests.bench.instructions --write-docs` on {date}, Python {python}.
 
 CPU time is noisy on a machine that others use; the number of instructions is not (two runs differ by 0.1 %). The first
-three figures are of a gateway under valgrind's callgrind with real sockets, between a client and a backend that are not,
-without the kernel. The request is a short chat completion whose alias is rewritten; the
-third is with `resume` ([resume.md](resume.md)). The parts are called by themselves,
+three figures are of a gateway under valgrind's callgrind with real sockets, between a client and a backend that are
+not, without the kernel. The request is a short chat completion whose alias is rewritten; the third is with `resume`
+([resume.md](resume.md)). The parts are called by themselves,
 without sockets and event loop, so they do not add up to the whole. Parts in brackets are not of this request: most
 requests and answers have a usual shape, which is read by one pattern, and the parsers read all others.
 

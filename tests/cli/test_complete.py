@@ -79,6 +79,15 @@ def test_options_before_it_name_the_files(folder: Path) -> None:
     assert completed("aiaas chat -c sub/a.yaml ").stdout.split() == ["deep"]
 
 
+def test_overlays_add_to_the_words(folder: Path) -> None:
+    """Models of all files; a key file as the last one says, beside the first."""
+    (folder / "prod.yaml").write_text("backends: {v: {models: [extra]}}\nauth: {keys_file: other.yaml}\n")
+    (folder / "other.yaml").write_text(render_records([new_key("carol").record]))
+    files = "-c aiaas.yaml -c prod.yaml"
+    assert completed(f"aiaas chat {files} ").stdout.split() == ["base", "small", "sql", "sql-latest", "extra"]
+    assert completed(f"aiaas keys show {files} ").stdout.split() == ["carol"]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "- a list", "backends: 5", "backends: {v: 5, w: {models: [5, null, {name: [x]}]}}", "auth: x", "\0"],

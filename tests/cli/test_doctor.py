@@ -73,7 +73,7 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "server": {"host": "127.0.0.1", "port": free_port(), "max_connections": 64},
         "backends": {"vllm": {"url": fake.url, "models": ["base"], "health": {"timeout": "5s"}}},
         "auth": {"keys_file": "keys.yaml"},
-        "monitoring": {"metrics_port": free_port(), "usage_file": "usage.db"},
+        "monitoring": {"metrics_port": free_port(), "admin_port": free_port(), "usage_file": "usage.db"},
     }
     scene.write_keys(new_key("alice").record)
     dated = format_datetime(datetime.now(UTC), usegmt=True).encode()
@@ -293,6 +293,43 @@ async def test_a_taken_port_names_its_holder(scene: Scene, capsys: pytest.Captur
     assert f"process {os.getpid()}, " in line
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"], ids=["loopback", "all addresses"])
+async def test_a_taken_admin_port_is_a_warning(scene: Scene, capsys: pytest.CaptureFixture[str], host: str) -> None:
+    """The gateway serves without it. Off, the port is nobody's concern."""
+    with socket.socket() as taken:
+        taken.bind((host, scene.config["monitoring"]["admin_port"]))
+        taken.listen()
+        assert await scene.doctor() == 0
+        (line,) = about_the_admin_port(capsys)
+        assert line.startswith("warn  ports ")
+        assert "(monitoring.admin_port): another program listens there; stop it or choose another port" in line
+        assert f"process {os.getpid()}, " in line
+        assert "has it; the gateway serves without it: no page" in line
+        scene.config["monitoring"]["admin_port"] = 0
+        assert await scene.doctor() == 0
+    assert about_the_admin_port(capsys) == []
+
+
+def about_the_admin_port(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if "monitoring.admin_port" in line]
+
+
+async def test_admin_port_of_another_gateway_is_a_warning(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two gateways on one machine have the same default; that of the gateway on our server port is ours."""
+    port = scene.config["monitoring"]["admin_port"]
+    with listener(scene, port) as other:
+        assert await scene.doctor() == 0
+        (line,) = about_the_admin_port(capsys)
+        assert line.startswith("warn  ports ")
+        assert f"process {other.pid}, " in line
+    with listener(scene, port, scene.config["server"]["port"]) as process:
+        assert await scene.doctor() == 0
+    (line,) = about_the_admin_port(capsys)
+    assert (
+        line == f"ok    ports             {port} (monitoring.admin_port): the gateway runs there, process {process.pid}"
+    )
+
+
 async def test_a_running_gateway_is_recognised(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     """Its ports are no fault; its own descriptors count, and the disk of its log."""
     with listener(scene) as process:
@@ -307,14 +344,15 @@ async def test_a_running_gateway_is_recognised(scene: Scene, capsys: pytest.Capt
 
 
 @contextmanager
-def listener(scene: Scene) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on the gateway's port, with a gateway's command line."""
-    holder = "import socket, sys, time\nsock = socket.socket()\nsock.bind(('127.0.0.1', int(sys.argv[1])))\n"
-    holder += "sock.listen()\nprint('listening', flush=True)\ntime.sleep(60)\n"
+def listener(scene: Scene, *ports: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on these ports, or else on the gateway's, with a gateway's command line."""
+    holder = "import socket, sys, time\n"
+    holder += "sockets = [socket.create_server(('127.0.0.1', int(port))) for port in sys.argv[2:]]\n"
+    holder += "print('listening', flush=True)\ntime.sleep(60)\n"
     script = scene.folder / "gateway.py"
     script.write_text(holder)
-    port = str(scene.config["server"]["port"])
-    process = subprocess.Popen([sys.executable, str(script), port, "aiaas.cli.gateway"], stdout=subprocess.PIPE)
+    held = map(str, ports or [scene.config["server"]["port"]])
+    process = subprocess.Popen([sys.executable, str(script), "aiaas.cli.gateway", *held], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     try:

@@ -187,10 +187,3 @@ def test_a_problem_of_an_overlay_names_its_file(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith(
         "prod.yaml:2:19: error AIA505 kubernetes.replicas.min: is 99, more than max"
     )
-
-
-def test_serve_reads_one_file(capsys: pytest.CaptureFixture[str]) -> None:
-    """It watches that file; the last one alone would be another config."""
-    Path("base.yaml").write_text(DEPLOYED)
-    assert run(["serve", "-c", "base.yaml", "-c", "base.yaml"]) == 2
-    assert "the gateway reads one file" in capsys.readouterr().err

@@ -137,6 +137,50 @@ def test_an_invalid_config_is_all_its_problems_and_exit_1(tmp_path: Path) -> Non
     assert "nothing was started" in last
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_changed_overlay_changes_a_limit(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]], workers: int
+) -> None:
+    """Of the running gateway, in each worker; a broken overlay keeps the limit, and the log names its line."""
+    config, port = write_config(tmp_path, server={"workers": workers, "max_body_size": "1KiB"})
+    overlay = tmp_path / "prod.yaml"
+    overlay.write_text("server: {max_body_size: 2KiB}\n")
+    process = start(config, "-c", str(overlay))
+    wait_until_up(port)
+    wait_until_refused(port, over=2048)
+    overlay.write_text("server: {max_body_size: 4KiB}\n")
+    wait_until_refused(port, over=4096)
+    overlay.write_text("# by hand\nserver: {max_body_size: lots}\n")
+    process.send_signal(signal.SIGHUP)
+    lines = lines_of(process, "config_not_reloaded", workers)
+    (started,) = (line for line in lines if line["event"] == "started")
+    assert started["config"] == f"{config} + {overlay}"
+    for line in lines:
+        if line["event"] == "config_not_reloaded":
+            assert [text.partition(": ")[0] for text in line["problems"] if " error " in text] == [f"{overlay}:2:25"]
+    wait_until_refused(port, over=4096)
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+
+
+def wait_until_refused(port: int, over: int) -> None:
+    """Wait until every worker answers 413 to a body beyond this size, and to none of this size: eight in a row."""
+    deadline, in_a_row = time.monotonic() + 30, 0
+    while in_a_row < 8:
+        answers = [get(port, "/v1/chat/completions", "POST", b"{" + b" " * (size - 1))[0] for size in (over, over + 1)]
+        in_a_row = in_a_row + 1 if answers == [400, 413] else 0
+        assert time.monotonic() < deadline, answers
+
+
+def lines_of(process: subprocess.Popen[bytes], event: str, times: int) -> list[dict[str, Any]]:
+    """The log's lines up to the one in which this event has come so many times."""
+    assert process.stdout is not None
+    lines: list[dict[str, Any]] = []
+    while sum(line["event"] == event for line in lines) < times:
+        lines.append(json.loads(process.stdout.readline()))
+    return lines
+
+
 @pytest.mark.parametrize("which", ["server", "metrics"])
 def test_a_port_in_use_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) -> None:
     """Without a traceback, and with the field to change."""

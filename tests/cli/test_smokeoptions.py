@@ -43,27 +43,27 @@ def test_a_url_alone_does_not_take_the_config_that_lies_about() -> None:
 def test_a_config_tells_its_port_its_bounds_and_its_metrics() -> None:
     """Of the gateway on this machine."""
     path = config("server: {port: 1234, max_body_size: 2KiB}\nmonitoring: {metrics_port: 9191}\n")
-    assert known_of(None, path) == KnownGateway("http://127.0.0.1:1234", 2048, True, True, "http://127.0.0.1:9191")
+    assert known_of(None, [path]) == KnownGateway("http://127.0.0.1:1234", 2048, True, True, "http://127.0.0.1:9191")
 
 
 def test_a_host_of_the_cluster_is_the_url() -> None:
     """Its metrics port cannot be reached from here."""
-    known = known_of(None, config("kubernetes: {host: api.example.com}\n"))
+    known = known_of(None, [config("kubernetes: {host: api.example.com}\n")])
     assert (known.url, known.metrics) == ("https://api.example.com", None)
 
 
 def test_a_url_with_a_config_is_tested_by_that_config() -> None:
     """Keys and limits of this machine are not used there."""
     path = config("auth: {enabled: false}\nrate_limit: {requests_per_minute: null}\n")
-    assert known_of("http://h", path) == KnownGateway("http://h", 10 * 1024**2, False, False, None)
+    assert known_of("http://h", [path]) == KnownGateway("http://h", 10 * 1024**2, False, False, None)
 
 
 def test_a_config_that_cannot_be_used_is_said() -> None:
     """An invalid config; a missing one."""
     with pytest.raises(UsageError, match=r"mine\.yaml is not valid"):
-        known_of(None, config("nonsense: 1\n"))
+        known_of(None, [config("nonsense: 1\n")])
     with pytest.raises(EnvironmentFault, match="no\\.yaml"):
-        known_of(None, Path("no.yaml"))
+        known_of(None, [Path("no.yaml")])
 
 
 def test_names_are_separated_by_commas() -> None:

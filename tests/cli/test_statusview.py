@@ -62,7 +62,7 @@ def test_screen_shows_more_than_faults() -> None:
     """Keys near a limit, fields that wait for a restart, the drain, what the process uses."""
     found = gateway(
         keys_near=[NearView("k", "alice", "requests", 9, 10, 9.0)],
-        config=ConfigView("a.yaml", "d", NOW - 60, ["server.port"]),
+        config=ConfigView("a.yaml", "d", NOW - 60, ["server.port"], ["b.yaml"]),
         keys=KeysView(True, 3, 1, NOW + 86400),
         certificate=CertificateView(NOW + 80 * 86400, "x.pem"),
         process=ProcessView(memory=100 * 2**20, descriptors=20),
@@ -71,6 +71,7 @@ def test_screen_shows_more_than_faults() -> None:
     text = status_screen(found)
     for part in (
         "- alice (k): 9 of 10 requests, whole again in 9 s",
+        "a.yaml + b.yaml (d), for 1 min",
         "waits for a restart: server.port",
         "3 loaded, 1 expired, the next expires in 1 d",
         "expires in 80 d (x.pem)",

@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fcntl import ioctl
 from struct import pack
 
@@ -96,14 +97,19 @@ def test_interval_has_a_lower_bound(capsys: pytest.CaptureFixture[str]) -> None:
 class Terminal:
     """`aiaas top` in a terminal of so many columns and lines. `shown` is what it has written."""
 
-    def __init__(self, url: str, columns: int, lines: int, interval: str, **env: str) -> None:
+    def __init__(self, url: str, columns: int, lines: int, interval: str, *, has_input: bool, **env: str) -> None:
         self.fd, inner = pty.openpty()
         self.resize(columns, lines)
         command = [sys.executable, "-m", "aiaas", "top", url, "--interval", interval]
         env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | env
         env = {"TERM": "xterm-256color"} | env
         self.process = subprocess.Popen(
-            command, stdin=inner, stdout=inner, stderr=inner, env=env, start_new_session=True
+            command,
+            stdin=inner if has_input else subprocess.DEVNULL,
+            stdout=inner,
+            stderr=inner,
+            env=env,
+            start_new_session=True,
         )
         self._inner = inner
         self.shown = ""
@@ -140,11 +146,17 @@ class Terminal:
         """The terminal's settings; those of echo and lines are among them."""
         return termios.tcgetattr(self._inner)
 
+    def vanish(self) -> None:
+        """Close the terminal's own side, as a window that is killed does. It does not control the process, so there is
+        no signal."""
+        os.close(self.fd)
+
     def close(self) -> None:
         """End it."""
         self.process.kill()
         self.process.wait()
-        os.close(self.fd)
+        with suppress(OSError):  # it has vanished
+            os.close(self.fd)
         os.close(self._inner)
 
 
@@ -153,8 +165,10 @@ def terminal(fake: FakeAdmin) -> Iterator[Callable[..., Terminal]]:
     """Start it in a terminal."""
     opened: list[Terminal] = []
 
-    def begin(columns: int = 100, lines: int = 30, interval: str = "500ms", **env: str) -> Terminal:
-        opened.append(Terminal(fake.url, columns, lines, interval, **env))
+    def begin(
+        columns: int = 100, lines: int = 30, interval: str = "500ms", *, has_input: bool = True, **env: str
+    ) -> Terminal:
+        opened.append(Terminal(fake.url, columns, lines, interval, has_input=has_input, **env))
         return opened[-1]
 
     yield begin
@@ -194,6 +208,24 @@ def test_terminal_is_given_back_at_sigterm(terminal: Callable[..., Terminal]) ->
     assert one.process.wait(PATIENCE) == 0
     one.until("\x1b[?1049l")
     assert one.modes() == before
+
+
+@pytest.mark.parametrize(
+    ("has_input", "paused", "env"),
+    [(True, False, {}), (True, True, {}), (False, False, {}), (False, False, {"FORCE_COLOR": "1"})],
+    ids=["waiting", "paused", "without input", "without input, colour forced"],
+)
+def test_terminal_that_vanishes_ends_it(
+    terminal: Callable[..., Terminal], has_input: bool, paused: bool, env: dict[str, str]
+) -> None:
+    """At the end of its input; where it has none, before the next picture. It would ask the gateway for ever."""
+    one = terminal(interval="10m" if has_input else "500ms", has_input=has_input, **env)
+    one.until("REQUEST OF")
+    if paused:
+        one.press("p")
+        one.until("PAUSED")
+    one.vanish()
+    assert one.process.wait(PATIENCE) == 0
 
 
 def test_screen_follows_the_size_of_the_terminal(terminal: Callable[..., Terminal]) -> None:

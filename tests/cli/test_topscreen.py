@@ -189,6 +189,56 @@ def test_fault_of_several_gateways_is_one_line() -> None:
     assert text.count("! The key file was not reloaded") == 1
 
 
+def down(number: int) -> Json:
+    """A gateway with so many endpoints that are down, and no other fault."""
+    status = later(0)
+    status.update(reloads=[], certificate=None)
+    status["backends"][0]["endpoints"] = [
+        endpoint(f"http://e{n}:8000", up=False, reason="connection refused") for n in range(number)
+    ]
+    status["backends"][0]["endpoints"].append(endpoint("http://up:8000"))
+    status["config"]["restart_needed"] = []
+    status["backends"][1:] = []
+    return status
+
+
+def faults(text: str) -> list[str]:
+    """The lines between the figures and the first table."""
+    lines = text[: text.index("\n\n")].split("\n")
+    return lines[next(at for at, line in enumerate(lines) if line.startswith("!")) :]
+
+
+FIX = "start vLLM there, or correct the URL"
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "lines"),
+    [
+        (120, 60, [f"! http://e0:8000 (chat) is down: connection refused; {FIX}"]),
+        (70, 60, ["! http://e0:8000 (chat) is down: connection refused", f"  -> {FIX}"]),
+    ],
+    ids=["wide", "narrow"],
+)
+def test_fault_has_its_fix(width: int, height: int, lines: list[str]) -> None:
+    """Behind it, or below it where the line would be cut."""
+    status = down(1)
+    assert faults(screen([look(status)], [look(status)], width, height)) == lines
+
+
+def test_fixes_without_room_are_in_another_command() -> None:
+    """Each fault has a line before any fix has one; the last line says where the other fixes are."""
+    status = down(3)
+    found = faults(screen([look(status)], [look(status)], 70, 25))
+    assert found == [
+        "! http://e0:8000 (chat) is down: connection refused",
+        f"  -> {FIX}",
+        "! http://e1:8000 (chat) is down: connection refused",
+        "! http://e2:8000 (chat) is down: connection refused",
+        "! what to do about the others: aiaas status",
+    ]
+    assert len(faults(screen([look(status)], [look(status)], 70, 30))) == 6
+
+
 def test_many_faults_leave_room_for_the_tables() -> None:
     """A fifth of the lines; the rest is counted."""
     status = busy_status()

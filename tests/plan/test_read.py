@@ -72,3 +72,42 @@ def test_a_missing_file_raises(tmp_path: Path) -> None:
     """A missing file is not read."""
     with pytest.raises(EnvironmentFault):
         read_plan(tmp_path / "none.yaml", {})
+
+
+def test_overlays_are_part_of_the_plan(tmp_path: Path) -> None:
+    """It names all files; their relative paths begin at the first one's folder."""
+    base, over = tmp_path / "aiaas.yaml", tmp_path / "over" / "prod.yaml"
+    over.parent.mkdir()
+    base.write_text("backends:\n  a: {url: 'http://x', models: [m]}\n")
+    over.write_text("auth: {keys_file: team.yaml}\n")
+    plan, problems = read_plan(base, {}, [over])
+    assert (problems, has_errors(problems)) == ((), False)
+    assert plan is not None
+    assert (plan.source, plan.overlays, plan.files) == (base, (over,), (base, over))
+    assert plan.auth.keys_file == tmp_path / "team.yaml"
+    alone, _ = read_plan(base, {})
+    assert alone is not None
+    assert alone.files == (base,)
+
+
+def test_digest_depends_on_settings_and_not_on_files(tmp_path: Path) -> None:
+    """The same settings in one file and in two are the same Plan."""
+    base, over, whole = (tmp_path / name for name in ("aiaas.yaml", "prod.yaml", "whole.yaml"))
+    base.write_text("backends:\n  a: {url: 'http://x', models: [m]}\n")
+    over.write_text("server: {port: 99}\n")
+    whole.write_text(base.read_text() + over.read_text())
+    laid, one = read(base, {}, overlays=[over]).plan, read(whole, {}).plan
+    assert laid is not None
+    assert one is not None
+    assert (laid.digest, laid) == (one.digest, one)
+
+
+def test_earlier_texts_take_the_place_of_the_files(tmp_path: Path) -> None:
+    """One for each file, and a problem names the file that would have it."""
+    files = [tmp_path / name for name in ("aiaas.yaml", "prod.yaml")]
+    base = "backends:\n  a: {url: 'http://x', models: [m]}\n"
+    plan = read(files[0], {}, (base, "server: {port: 99}\n"), overlays=files[1:]).plan
+    assert plan is not None
+    assert plan.server.port == 99
+    (problem,) = read(files[0], {}, (base, "server: {port: no}\n"), overlays=files[1:]).problems
+    assert (problem.file, problem.line) == (str(files[1]), 1)

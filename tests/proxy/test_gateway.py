@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -15,14 +17,19 @@ from aiaas.limits.memory import MemoryStore
 from aiaas.limits.model import AdmissionResult, Lease, Limits
 from aiaas.plan.model import Route, RouteTarget
 from aiaas.proxy.gateway import targets_of
+from aiaas.proxy.telemetry.histogram import Tally
+from aiaas.proxy.telemetry.metrics import GAP_BUCKETS
 from aiaas.proxy.upstream.backends import BackendState
+from aiaas.proxy.upstream.endpoint import EndpointState
 from tests.fakes.vllm import (
     DONE,
     LAST_CHUNK,
     STREAM_HEAD,
+    Close,
     FakeVllm,
     Hang,
     Send,
+    Step,
     Wait,
     chunk,
     error_answer,
@@ -869,6 +876,82 @@ async def test_a_fault_after_the_answer_writes_no_second_one(
     assert await client.ended() == b""
     assert len(running.log_lines("internal_error")) == 1
     assert running.gateway.in_flight == 0
+    running.lines.clear()
+
+
+class FaultyTally(Tally):
+    """A histogram that raises at the second event of a stream, inside of the read callback."""
+
+    def __init__(self) -> None:
+        super().__init__(GAP_BUCKETS)
+        self.low = math.inf  # no value is in the bucket of the last one
+
+    def find(self, value: float) -> None:
+        if hasattr(self, "low"):
+            raise ZeroDivisionError("a fault")
+        super().find(value)
+
+
+def fault_in_the_relay(running: Running) -> None:
+    running.metrics.timings.gaps._series["m",] = FaultyTally()
+
+
+def fault_in_the_handler(running: Running) -> None:
+    """When the answer breaks off, and its endpoint goes down."""
+
+    def fail(_endpoint: EndpointState, _up: bool, _reason: str) -> None:
+        raise ZeroDivisionError("a fault")
+
+    running.backend().listener = fail
+
+
+EVENT = chunk(token_event())
+
+
+@pytest.mark.parametrize(
+    ("fault", "body", "begin", "go_on_with"),
+    [
+        (fault_in_the_relay, STREAM, STREAM_HEAD + EVENT, (Send(EVENT), Hang())),
+        (fault_in_the_handler, STREAM, STREAM_HEAD + EVENT, (Close(),)),
+        (fault_in_the_handler, BODY, json_answer({"x": "y" * 100})[:-50], (Close(),)),
+    ],
+    ids=["relay", "handler", "handler, no stream"],
+)
+async def test_a_fault_in_the_middle_of_an_answer_fails_it(
+    gateway: StartGateway,
+    fake_vllm: FakeVllm,
+    fault: Callable[[Running], None],
+    body: dict[str, Any],
+    begin: bytes,
+    go_on_with: tuple[Step, ...],
+) -> None:
+    """It breaks off, which the client sees; log, metrics and /requests have a fault of ours, and not of the backend."""
+    go_on = asyncio.Event()
+    running = await gateway(fake_vllm, backend={"health": {"unhealthy_after": 1}})
+    fault(running)
+    fake_vllm.play(Send(begin), Wait(go_on), *go_on_with)
+    client = await running.client()
+    client.send(client.request(body))
+    head = await client.head()
+    assert head.status == 200
+    go_on.set()
+    rest = await client.ended()
+    if fault is fault_in_the_relay:
+        assert b'"code":"internal_error"' in rest
+    elif body is BODY:
+        assert len(rest) < int(head.header("content-length") or 0)
+    await running.quiet()
+    (line,) = running.log_lines()
+    assert (line["status"], line["error_code"], line["ended_by"]) == (200, "internal_error", "gateway")
+    for sample in (
+        'aiaas_responses_total{code="200",reason="internal_error"}',
+        'aiaas_answers_broken_total{by="gateway"}',
+        'aiaas_availability_requests_total{result="bad"}',
+    ):
+        assert running.metric(sample) == 1
+    assert [record.error_code for record in running.gateway.recent.ended] == ["internal_error"]
+    assert running.gateway.in_flight == 0
+    assert running.endpoints()[0].up is (fault is fault_in_the_relay)
     running.lines.clear()
 
 

@@ -46,11 +46,11 @@ async def test_an_engine_that_is_not_healthy_takes_its_settings(file: Path) -> N
     assert begun is not None
     file.write_text(changed := TEXT % ("20ms", "other", 8080))
     engines = Engines(takes=True)
-    reading = await reread(file, {}, begun.config, engines.offer)
+    reading = await reread((file,), {}, begun.config, engines.offer)
     assert reading.plan is not None
     assert (reading.held, reading.plan.backends[0].served_models) == ((), ("other",))
     file.write_text(changed)
-    again = await reread(file, {}, reading.plan.config, engines.offer)
+    again = await reread((file,), {}, reading.plan.config, engines.offer)
     assert (again.plan, len(engines.offered)) == (reading.plan, 1)
 
 
@@ -59,7 +59,7 @@ async def test_a_healthy_engine_keeps_its_settings(file: Path) -> None:
     begun = read(file, {}).plan
     assert begun is not None
     file.write_text(TEXT % ("20ms", "m", 9999))
-    reading = await reread(file, {}, begun.config, Engines(takes=False).offer)
+    reading = await reread((file,), {}, begun.config, Engines(takes=False).offer)
     assert reading.plan is not None
     assert reading.held == ("server.port", "backends.e.engine")
     assert reading.plan.backends[0].engine == begun.backends[0].engine
@@ -77,7 +77,7 @@ async def test_file_that_changes_while_it_is_read_is_read_again(file: Path) -> N
         file.write_text(TEXT % ("30ms", "m", 8080))
         return ("e",) if len(offered) == 1 else ()  # it takes 20ms, is healthy, and keeps them
 
-    reading = await reread(file, {}, begun.config, offer)
+    reading = await reread((file,), {}, begun.config, offer)
     assert [engine.args for engine in offered] == [("--ttft", "20ms"), ("--ttft", "30ms")]
     assert reading.held == ("backends.e.engine",)
 
@@ -87,7 +87,7 @@ async def test_held_fields_stay_held_when_an_engine_takes_its_own(file: Path) ->
     begun = read(file, {}).plan
     assert begun is not None
     file.write_text(TEXT % ("20ms", "m", 9999))
-    reading = await reread(file, {}, begun.config, Engines(takes=True).offer)
+    reading = await reread((file,), {}, begun.config, Engines(takes=True).offer)
     assert reading.plan is not None
     assert (reading.held, reading.plan.server.port) == (("server.port",), 8080)
     assert reading.plan.backends[0].engine != begun.backends[0].engine
@@ -99,7 +99,7 @@ async def test_engines_hear_nothing_of_a_broken_config(file: Path) -> None:
     assert begun is not None
     engines = Engines(takes=True)
     file.write_text("backends: {")
-    assert (await reread(file, {}, begun.config, engines.offer)).plan is None
+    assert (await reread((file,), {}, begun.config, engines.offer)).plan is None
     file.write_text(TEXT % ("10ms", "m", 8080) + "rate_limit: {burst: 3}\n")
-    assert (await reread(file, {}, begun.config, engines.offer)).plan is not None
+    assert (await reread((file,), {}, begun.config, engines.offer)).plan is not None
     assert engines.offered == []

@@ -90,20 +90,21 @@ LOOKS = {
 @pytest.mark.parametrize(("looks", "taken"), LOOKS.values(), ids=LOOKS)
 def test_a_file_is_taken_when_it_stands_still(looks: str, taken: list[int]) -> None:
     """Two equal looks; or one that finds it replaced once more."""
+    watched = FileLooks((seen_as("1:10"),))
+    assert [at for at, look in enumerate(looks.split()) if watched.has_changed((seen_as(look),))] == taken
 
-    def seen(look: str) -> Signature:
-        inode, _, size = look.partition(":")
-        return None if look == "-" else ("/file", int(inode), int(size), 0)
 
-    watched = FileLooks(seen("1:10"))
-    assert [at for at, look in enumerate(looks.split()) if watched.has_changed(seen(look))] == taken
+def seen_as(look: str) -> Signature:
+    """A file's state, from "inode:size"."""
+    inode, _, size = look.partition(":")
+    return None if look == "-" else ("/file", int(inode), int(size), 0)
 
 
 def test_a_link_that_is_swapped_at_every_look_is_taken() -> None:
     """Also where the file system gives the same inode to each file."""
-    watched = FileLooks(("/..1/file", 1, 10, 0))
-    assert not watched.has_changed(("/..2/file", 1, 10, 0))
-    assert watched.has_changed(("/..3/file", 1, 10, 0))
+    watched = FileLooks((("/..1/file", 1, 10, 0),))
+    assert not watched.has_changed((("/..2/file", 1, 10, 0),))
+    assert watched.has_changed((("/..3/file", 1, 10, 0),))
 
 
 async def test_a_wake_reads_at_once(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ async def test_a_wake_reads_at_once(tmp_path: Path) -> None:
     async def changed() -> None:
         calls.put_nowait(1)
 
-    watch = FileWatch(path, changed, lambda _error: None, interval=0.02)
+    watch = FileWatch([path], changed, lambda _error: None, interval=0.02)
     task = asyncio.create_task(watch.run())
     path.write_text("x")
     watch.wake()
@@ -136,7 +137,7 @@ async def test_wake_is_a_change_and_a_crash_does_not_end_watching(tmp_path: Path
         if not crashes:
             raise ZeroDivisionError
 
-    watch = FileWatch(tmp_path / "file", changed, crashes.append)
+    watch = FileWatch([tmp_path / "file"], changed, crashes.append)
     task = asyncio.create_task(watch.run())
     for _ in range(2):
         watch.wake()
@@ -158,7 +159,7 @@ async def test_change_before_the_watch_begins_is_seen(tmp_path: Path) -> None:
 
     path = tmp_path / "file"
     path.write_text("x")
-    watch = FileWatch(path, changed, lambda _error: None, interval=0.02)
+    watch = FileWatch([path], changed, lambda _error: None, interval=0.02)
     path.write_text("xy")
     task = asyncio.create_task(watch.run())
     await asyncio.wait_for(calls.get(), 10)
@@ -176,8 +177,8 @@ async def test_another_file_is_watched_from_its_present_state_on(tmp_path: Path)
         calls.put_nowait(1)
 
     (tmp_path / "new").write_text("x")
-    watch = FileWatch(tmp_path / "old", changed, lambda _error: None, interval=0.02)
-    watch.follow(tmp_path / "new")
+    watch = FileWatch([tmp_path / "old"], changed, lambda _error: None, interval=0.02)
+    watch.follow([tmp_path / "new"])
     task = asyncio.create_task(watch.run())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(calls.get(), 0.2)
@@ -185,3 +186,27 @@ async def test_another_file_is_watched_from_its_present_state_on(tmp_path: Path)
     await asyncio.wait_for(calls.get(), 10)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+# Both files at each look, and the looks at which they are taken; they begin as 1:10 and 5:50.
+TOGETHER = {
+    "nothing changes": ("1:10,5:50 1:10,5:50", []),
+    "the first changes": ("1:20,5:50 1:20,5:50 1:20,5:50", [1]),
+    "the second changes": ("1:10,5:60 1:10,5:60 1:10,5:60", [1]),
+    "both at once": ("1:20,5:60 1:20,5:60 1:20,5:60", [1]),
+    "the second is still being written": ("1:20,5:55 1:20,5:60 1:20,5:70 1:20,5:70", [3]),
+    "one look apart": ("1:20,5:50 1:20,5:60 1:20,5:60", [2]),
+    "the second is gone": ("1:10,- 1:10,- 1:10,-", [1]),
+    "the second is renamed over at every look": ("1:10,6:60 1:10,7:70 1:10,8:80", [1]),
+}
+
+
+@pytest.mark.parametrize(("looks", "taken"), TOGETHER.values(), ids=TOGETHER)
+def test_files_that_belong_together_are_taken_together(looks: str, taken: list[int]) -> None:
+    """Once, when none of them is being written: half of a change is never read."""
+    watched = FileLooks(both("1:10,5:50"))
+    assert [at for at, look in enumerate(looks.split()) if watched.has_changed(both(look))] == taken
+
+
+def both(look: str) -> tuple[Signature, ...]:
+    return tuple(map(seen_as, look.split(",")))

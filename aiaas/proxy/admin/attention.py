@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from aiaas.config.files import config_options
 from aiaas.proxy.admin.model import BackendView, NoteView, ProcessView, Status
 
 # Seconds before its end from which a certificate is mentioned, as by the alert AiaasCertificateEnds. certbot and
@@ -68,7 +69,8 @@ def _files(status: Status) -> Iterator[NoteView]:
             why = reload.error or "see the log"
             fix = "fix the file"
             if reload.what == "config":
-                fix += f", and check it: aiaas validate -c {status.config.source}"
+                files = (status.config.source or "", *status.config.overlays)
+                fix += f", and check it: aiaas validate {config_options(files)}"
             text = f"The {_READ[reload.what]} was not reloaded, so the old one stays in force: {why}"
             yield NoteView(text, reload.at, fix)
     if status.config.restart_needed:

@@ -117,12 +117,14 @@ class Refusals(msgspec.Struct):
 
 
 class ConfigView(msgspec.Struct):
-    """The config in force since `since`, and its changed fields that wait for a restart."""
+    """The config in force since `since`, and its changed fields that wait for a restart. `overlays` are the files that
+    are laid over `source`."""
 
     source: str | None
     digest: str
     since: float
     restart_needed: list[str]
+    overlays: list[str] = []
 
 
 class ReloadView(msgspec.Struct):

@@ -16,6 +16,7 @@ import msgspec
 from aiaas.errors import UpstreamError
 from aiaas.openai.errors import engine_died, is_json_object, is_unknown_path
 from aiaas.proxy.client.answers import HeaderList
+from aiaas.proxy.client.refusal import internal_error
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 
 EVENTS: Final = b"text/event-stream"
@@ -103,6 +104,8 @@ def error_of_break(failure: Failure) -> UpstreamError:
     """The error event of a stream that broke off."""
     if failure.kind is FailureKind.TIMEOUT:
         return UpstreamError(504, "upstream_timeout", "The model server fell silent.")
+    if failure.kind is FailureKind.INTERNAL:
+        return internal_error()
     return UpstreamError(502, "upstream_error", "The model server broke off this answer.")
 
 

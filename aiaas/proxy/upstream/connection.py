@@ -1,8 +1,8 @@
 """The upstream leg: one exchange at a time over a pooled HTTP/1.1 connection to one endpoint.
 
-Theory. A general client costs three times as much, because it serves all servers; this one only talks to configured
-backends. `httpclient/reader.py` reads the answers, and all bytes of one read from the socket go to the `Sink` in one
-call, so that one read upstream is one write downstream, without a task switch in between.
+Theory. A general client costs three times as much; this one only talks to configured backends. `httpclient/reader.py`
+reads the answers, and all bytes of one read from the socket go to the `Sink` in one call, so that one read upstream is
+one write downstream, without a task switch in between.
 
     connecting -> idle -> exchanging -> idle | closed
 
@@ -42,8 +42,7 @@ IDLE_LIMIT = 4.0  # vLLM closes a connection 5.0 s after its last answer
 # Seconds. A vLLM that is killed later than this was running the request, which may be why.
 STALE_AT_ONCE = 1.0
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
-# Seconds. uvloop's timers count whole milliseconds, and may be early by a part of one.
-TIMER_STEP = 0.001
+TIMER_STEP = 0.001  # seconds: uvloop's timers count whole milliseconds, and may be early by a part of one
 # Bytes of an answer's head, trailers or chunk extensions. vLLM sends about 200; more did not come from vLLM.
 MAX_HEAD = 64 * 1024
 
@@ -60,6 +59,7 @@ class FailureKind(Enum):
     ENGINE = "engine"  # the engine said in a 200 stream, or by a 500 of its own, that it is dying
     NO_RESOURCES = "no resources"  # this process has no descriptors, ports or buffers left; the backend is not to blame
     TIMEOUT = "timeout"  # silent for longer than allowed
+    INTERNAL = "internal"  # an exception of ours while the answer was read; the backend is not to blame
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,15 +276,17 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._lost()
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self._transport = None
         self._pool.forget(self)
-        self._lost()
+        self._lost(exc)
 
-    def _lost(self) -> None:
+    def _lost(self, exc: Exception | None = None) -> None:
         if self._sink is None:
             self.abort()
+        elif exc is not None and not isinstance(exc, OSError):  # `data_received` raised it; the loop has logged it
+            self._fail(Failure(FailureKind.INTERNAL, f"a fault of the gateway ({type(exc).__name__})"))
         elif self._is_stale():
             self._pool.drop_idle()
             self._fail(Failure(FailureKind.STALE, "a used connection had been closed"))
@@ -307,8 +309,7 @@ class Pool:
 
     inflight  exchanges under way, for choosing an endpoint; the owner counts (`forward.py`)
     closed    no connection is kept; False again where the endpoint is back (`backends.py`)
-    fingerprints  by model, what this server wrote last into its streams (`usage_tap.py`); forgotten where it may be
-    another
+    fingerprints  by model, what this server wrote last into its streams (`usage_tap.py`); dropped where it may change
     """
 
     def __init__(self, endpoint: EndpointPlan, connect_timeout: float, tls: ClientTls | None = None) -> None:
@@ -383,8 +384,7 @@ class Pool:
 
     def _drop_old(self) -> None:
         self._sweep = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = (loop := asyncio.get_running_loop()).time()
         while self._idle and now - self._idle[0].idle_since >= IDLE_LIMIT:
             self._idle.popleft().abort()
         if self._idle:

@@ -47,7 +47,17 @@ from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.request.price import used_by
 from aiaas.proxy.telemetry.metrics import Metrics
 from aiaas.proxy.telemetry.record import Attempt, Record
-from aiaas.proxy.upstream.attempt import LACKS_PATH, LOST, WHOLE, Again, End, Outcome, is_from_between, retry_after
+from aiaas.proxy.upstream.attempt import (
+    LACKS_PATH,
+    LOST,
+    WHOLE,
+    Again,
+    End,
+    Outcome,
+    error_of_break,
+    is_from_between,
+    retry_after,
+)
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.endpoint import EndpointState
@@ -259,11 +269,9 @@ def _conclude(outcome: Outcome, again: Again | None, client: ClientConnection, t
             record.error_code = "upstream_error"
         return not ticket.close
     if outcome.end is End.BROKEN:
-        failure = outcome.failure
-        record.error_code = record.error_code or (
-            "upstream_timeout" if failure is not None and failure.kind is FailureKind.TIMEOUT else "upstream_error"
-        )
-        if failure is not None and failure.kind is not FailureKind.TIMEOUT:
+        assert outcome.failure is not None
+        record.error_code = record.error_code or error_of_break(outcome.failure).code
+        if outcome.failure.kind not in (FailureKind.TIMEOUT, FailureKind.INTERNAL):
             record.ended_by = "upstream"
         client.close()
         return False

@@ -7,6 +7,7 @@ from math import ceil
 
 from aiaas.errors import ApiError, UpstreamError
 from aiaas.plan.model import RouteTarget
+from aiaas.proxy.client.refusal import internal_error
 from aiaas.proxy.upstream.attempt import Outcome, retry_after
 from aiaas.proxy.upstream.backends import BackendState
 from aiaas.proxy.upstream.connection import Failure, FailureKind
@@ -81,6 +82,9 @@ def failure_error(failure: Failure) -> ApiError:
         )
     if failure.kind is FailureKind.MALFORMED:
         return UpstreamError(502, "upstream_error", "The model server sent an invalid answer.", headers=headers)
+    if failure.kind is FailureKind.INTERNAL:
+        fault = internal_error()
+        return UpstreamError(fault.status, fault.code, fault.message, headers=headers)
     if failure.kind is FailureKind.ENGINE:
         return UpstreamError(502, "upstream_error", "The model server is going down.", headers=headers)
     return UpstreamError(502, "upstream_error", "The model server broke off before it answered.", headers=headers)

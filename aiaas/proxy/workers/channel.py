@@ -33,15 +33,15 @@ class EngineHealth(msgspec.Struct, tag=True, frozen=True):
 class Begin(msgspec.Struct, tag=True, frozen=True):
     """To a worker, first: the config and the keys to start with.
 
-    source   path of the config file
-    config   text of the last valid config
-    before   text of the last config that was in force as a whole, without a field that waits for a restart
+    files    paths of the config's file and its overlays
+    config   text of each file of the last valid config
+    before   texts of the last config that was in force as a whole, without a field that waits for a restart
     keys     text of the last valid key file; None if there was none
     """
 
-    source: str
-    config: str
-    before: str
+    files: tuple[str, ...]
+    config: tuple[str, ...]
+    before: tuple[str, ...]
     keys: str | None
 
 

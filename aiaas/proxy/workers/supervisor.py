@@ -227,7 +227,7 @@ class _Supervisor:
 
     async def _start(self, number: int, listener: socket.socket) -> WorkerProcess | None:
         base = self._baseline
-        begin = Begin(str(base.source), base.config, base.before, base.keys)
+        begin = Begin(tuple(map(str, base.files)), base.config, base.before, base.keys)
         try:
             worker = await WorkerProcess.start(self._command, number, begin, listener, self._log_to, self._env)
         except OSError as error:

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from aiaas.config.files import config_name
 from aiaas.errors import EnvironmentFault
 from aiaas.plan.model import BackendPlan, EnginePlan
 from aiaas.proxy.aside import ReadRequest, read_aside
@@ -41,7 +42,7 @@ from aiaas.proxy.workers.channel import (
     Serving,
     Stop,
 )
-from aiaas.proxy.workers.last_good import config_text
+from aiaas.proxy.workers.last_good import config_texts
 from aiaas.proxy.workers.merge import snapshot
 from aiaas.proxy.workers.pulse import BEAT_INTERVAL
 
@@ -64,10 +65,11 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
             return
         keeper = begin_logging(log, stack)
         keeper.keep(partial(_beat, channel), "beat", stack)
-        request = ReadRequest(Path(begin.source), dict(env), begin.config, begin.before)
+        files = tuple(map(Path, begin.files))
+        request = ReadRequest(files, dict(env), begin.config, begin.before)
         plan = (await asyncio.to_thread(read_aside, request)).plan
         if plan is None:
-            raise EnvironmentFault(f"{begin.source} is no longer valid in this process")
+            raise EnvironmentFault(f"{config_name(files)} is no longer valid in this process")
         log.threshold = LEVELS[plan.monitoring.log_level]
         stopping = Stopping(asyncio.Event(), asyncio.Event())
         server = GatewayServer(plan, log, env, stopping, keeper, stack)
@@ -77,8 +79,8 @@ async def work(sock: socket.socket, listener: socket.socket, log: JsonLog, env: 
         keeper.keep(orders.follow, "orders", stack)
         keeper.keep(partial(_count, channel, server.metrics), "count", stack)
         await server.reloader.reload_keys(begin.keys)
-        if config_text(Path(begin.source)) != begin.config:
-            server.reloader.wake()  # the file has changed since, or is invalid: reload it, or log the error
+        if config_texts(files) != begin.config:
+            server.reloader.wake()  # a file has changed since, or is invalid: reload it, or log the error
         await server.live(listener, None, orders.make_engine, orders.serving)
         channel.send(await _counted(server.metrics, asked=False))
 

@@ -154,6 +154,15 @@ def test_fault_is_named(fault: Callable[[Json], None], text: str, since: float |
     assert any(word in f"{text} {note.fix}" for word in todo)
 
 
+def test_refused_config_is_checked_with_its_overlays() -> None:
+    """The command to paste reads the same files."""
+    status = healthy()
+    config_refused(status)
+    status["config"] |= {"source": "aiaas.yaml", "overlays": ["prod.yaml"]}
+    (note,) = notes(status)
+    assert note.fix == "fix the file, and check it: aiaas validate -c aiaas.yaml -c prod.yaml"
+
+
 def test_backend_without_endpoints_up_comes_first() -> None:
     """Since its last endpoint went down."""
     status = healthy()

@@ -474,6 +474,7 @@ ERRORS: dict[FailureKind, tuple[int, str, str | None, bool, str]] = {
     FailureKind.ENGINE: (502, "upstream_error", None, False, "going down"),
     FailureKind.STALE: (502, "upstream_error", None, False, "broke off"),
     FailureKind.RESET: (502, "upstream_error", None, False, "broke off"),
+    FailureKind.INTERNAL: (500, "internal_error", None, False, "its log says why"),
 }
 
 

@@ -32,7 +32,7 @@ from aiaas.proxy.workers.merge import MetricFamily, MetricSample
 
 ENGINE = EnginePlan("simulator", "s", "s", ("--max-model-len", "8"), MappingProxyType({"A": "b"}), 8001, 30.0)
 MESSAGES: list[Message] = [
-    Begin("aiaas.yaml", "text: é\n" * 100_000, "text", None),
+    Begin(("aiaas.yaml", "prod.yaml"), ("text: é\n" * 100_000, "over"), ("text", ""), None),
     EngineHealth("vllm", False, "it died", None),
     EngineHealth("own", True, "it is healthy", ENGINE),
     Reload(),

@@ -52,19 +52,19 @@ def names(baseline: Baseline) -> list[str]:
 
 async def test_it_holds_what_both_files_hold(baseline: Baseline) -> None:
     """The text, from which another process makes the same config and keys."""
-    assert baseline.config == baseline.before == CONFIG
+    assert baseline.config == baseline.before == (CONFIG,)
     assert names(baseline) == ["alice"]
     assert baseline.key_ids == {new_key("alice").record.id}
-    assert read(baseline.source, {}, baseline.config).plan == baseline.plan
+    assert read(baseline.files[0], {}, baseline.config).plan == baseline.plan
 
 
 async def test_a_good_change_is_taken_over(baseline: Baseline) -> None:
     """Config and keys."""
-    baseline.source.write_text(OTHER)
-    (baseline.source.parent / "keys.yaml").write_text(render_records([new_key("bob").record]))
+    baseline.files[0].write_text(OTHER)
+    (baseline.files[0].parent / "keys.yaml").write_text(render_records([new_key("bob").record]))
     baseline.wake()
     async with asyncio.timeout(5):
-        while baseline.config != OTHER or names(baseline) != ["bob"]:
+        while baseline.config != (OTHER,) or names(baseline) != ["bob"]:
             await asyncio.sleep(0.01)
     assert baseline.key_ids == {new_key("bob").record.id}
     assert baseline.plan.models[0].name == "n"
@@ -74,47 +74,47 @@ async def test_change_that_needs_a_restart_is_kept_for_new_workers(baseline: Bas
     """A worker that starts later gets both texts, and so the same config as the others."""
     held = OTHER + "server: {port: 99}\n"
     for text, before in ((held, CONFIG), (OTHER, OTHER), (held, OTHER)):
-        baseline.source.write_text(text)
+        baseline.files[0].write_text(text)
         baseline.wake()
         async with asyncio.timeout(5):
-            while baseline.config != text:
+            while baseline.config != (text,):
                 await asyncio.sleep(0.01)
-        assert baseline.before == before
+        assert baseline.before == (before,)
         assert (baseline.plan.server.port, baseline.plan.models[0].name) == (8080, "n")
         assert plans[-1] is baseline.plan
 
 
 async def test_a_broken_change_is_not(baseline: Baseline) -> None:
     """The last good ones stay, whatever happens to the files; the fixed ones count."""
-    keys = baseline.source.parent / "keys.yaml"
-    baseline.source.write_text("backends: [")
+    keys = baseline.files[0].parent / "keys.yaml"
+    baseline.files[0].write_text("backends: [")
     keys.unlink()
     baseline.wake()
     await asyncio.sleep(0.3)
-    assert baseline.config == CONFIG
+    assert baseline.config == (CONFIG,)
     assert names(baseline) == ["alice"]
-    baseline.source.write_bytes(b"\xff\xfe")
+    baseline.files[0].write_bytes(b"\xff\xfe")
     keys.mkdir()
     baseline.wake()
     await asyncio.sleep(0.3)
-    assert baseline.config == CONFIG
+    assert baseline.config == (CONFIG,)
     assert names(baseline) == ["alice"]
-    baseline.source.write_text(OTHER)
+    baseline.files[0].write_text(OTHER)
     baseline.wake()
     async with asyncio.timeout(5):
-        while baseline.config != OTHER:
+        while baseline.config != (OTHER,):
             await asyncio.sleep(0.01)
 
 
 async def test_another_key_file_is_followed(baseline: Baseline) -> None:
     """The changed config names another one."""
-    (baseline.source.parent / "other.yaml").write_text(render_records([new_key("carol").record]))
-    baseline.source.write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
+    (baseline.files[0].parent / "other.yaml").write_text(render_records([new_key("carol").record]))
+    baseline.files[0].write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
     baseline.wake()
     async with asyncio.timeout(5):
         while names(baseline) != ["carol"]:
             await asyncio.sleep(0.01)
-    (baseline.source.parent / "other.yaml").write_text(render_records([new_key("dave").record]))
+    (baseline.files[0].parent / "other.yaml").write_text(render_records([new_key("dave").record]))
     async with asyncio.timeout(5):
         while names(baseline) != ["dave"]:
             await asyncio.sleep(0.01)
@@ -165,28 +165,28 @@ async def test_a_config_whose_keys_cannot_be_read_is_not_kept(tmp_path: Path, br
     if broken:
         (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
     before = baseline.config
-    baseline.source.write_text(CONFIG)
+    baseline.files[0].write_text(CONFIG)
     await baseline._read_config()
     assert (baseline.config, baseline.keys) == (before, None)
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     await baseline._read_config()
-    assert baseline.config == CONFIG
+    assert baseline.config == (CONFIG,)
     assert names(baseline) == ["alice"]
 
 
 async def test_a_missing_config_changes_nothing(baseline: Baseline) -> None:
     """Nor is it an unexpected error."""
-    baseline.source.unlink()
+    baseline.files[0].unlink()
     await baseline._read_config()
-    assert (baseline.config, names(baseline)) == (CONFIG, ["alice"])
+    assert (baseline.config, names(baseline)) == ((CONFIG,), ["alice"])
 
 
 async def test_missing_new_key_file_leaves_the_last_good_keys(baseline: Baseline) -> None:
     """The config is kept, as the workers go on with the keys that they have; the file counts once it is there."""
-    baseline.source.write_text(named := CONFIG + "auth: {keys_file: other.yaml}\n")
+    baseline.files[0].write_text(named := CONFIG + "auth: {keys_file: other.yaml}\n")
     await baseline._read_config()
-    assert (baseline.config, names(baseline)) == (named, ["alice"])
-    (baseline.source.parent / "other.yaml").write_text(render_records([new_key("carol").record]))
+    assert (baseline.config, names(baseline)) == ((named,), ["alice"])
+    (baseline.files[0].parent / "other.yaml").write_text(render_records([new_key("carol").record]))
     async with asyncio.timeout(5):
         while names(baseline) != ["carol"]:
             await asyncio.sleep(0.01)
@@ -196,16 +196,16 @@ async def test_without_authentication_no_key_file_is_read(tmp_path: Path) -> Non
     """Not at the start, and not when authentication is turned off, where a missing or broken file does not matter."""
     off = CONFIG + "auth: {enabled: false}\n"
     baseline = await begun(tmp_path)
-    baseline.source.write_text(off)
+    baseline.files[0].write_text(off)
     await baseline._read_config()
-    assert (baseline.config, baseline.keys) == (off, None)
+    assert (baseline.config, baseline.keys) == ((off,), None)
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     await baseline._read_keys()
     assert baseline.keys is None
     (tmp_path / "other.yaml").write_text(render_records([new_key("bob").record]))
-    baseline.source.write_text(other := CONFIG + "auth: {enabled: false, keys_file: other.yaml}\n")
+    baseline.files[0].write_text(other := CONFIG + "auth: {enabled: false, keys_file: other.yaml}\n")
     await baseline._read_config()
-    assert (baseline.config, baseline.keys) == (other, None)
+    assert (baseline.config, baseline.keys) == ((other,), None)
     (tmp_path / "keys.yaml").write_text("version: 1\nkeys: [\n")
     assert (await begun(tmp_path, off)).keys is None
 
@@ -213,9 +213,9 @@ async def test_without_authentication_no_key_file_is_read(tmp_path: Path) -> Non
 async def test_after_a_refused_key_file_the_one_before_is_followed(tmp_path: Path) -> None:
     """There are no keys yet; the first file appears later than the config that named another one."""
     baseline = await begun(tmp_path)
-    baseline.source.write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
+    baseline.files[0].write_text(CONFIG + "auth: {keys_file: other.yaml}\n")
     await baseline._read_config()
-    assert (baseline.config, baseline.keys) == (CONFIG, None)
+    assert (baseline.config, baseline.keys) == ((CONFIG,), None)
     (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
     tasks = [asyncio.create_task(watch.run()) for watch in baseline.watches()]
     try:
@@ -254,3 +254,24 @@ async def test_a_late_reading_of_the_file_before_changes_nothing(tmp_path: Path)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_overlays_are_kept_with_their_config(tmp_path: Path) -> None:
+    """The texts of all files, of one reading: a broken overlay keeps all of them."""
+    base, over = tmp_path / "aiaas.yaml", tmp_path / "prod.yaml"
+    base.write_text(CONFIG)
+    over.write_text("request: {max_choices: 3}\n")
+    plan = read(base, {}, overlays=[over]).plan
+    assert plan is not None
+    baseline = Baseline(plan, {}, lambda _engines: (), lambda _plan: None, lambda error: pytest.fail(repr(error)))
+    await baseline.begin()
+    kept = (CONFIG, "request: {max_choices: 3}\n")
+    assert (baseline.files, baseline.config, baseline.before) == ((base, over), kept, kept)
+    base.write_text(OTHER)
+    over.write_text("request: {max_choices: many}\n")
+    await baseline._read_config()
+    assert baseline.config == kept
+    over.write_text("request: {max_choices: 4}\n")
+    await baseline._read_config()
+    assert baseline.config == (OTHER, "request: {max_choices: 4}\n")
+    assert baseline.plan.request.max_choices == 4

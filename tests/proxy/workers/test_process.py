@@ -50,7 +50,7 @@ async def play() -> AsyncIterator[Play]:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
-            begin = Begin("aiaas.yaml", "text", "before", None)
+            begin = Begin(("aiaas.yaml",), ("text",), ("before",), None)
             command = (sys.executable, "-c", PLAYER + lines)
             worker = await WorkerProcess.start(command, 7, begin, listener, (nowhere, nowhere), os.environ)
         started.append((worker, asyncio.create_task(worker.run(on_suspect))))
@@ -66,7 +66,7 @@ async def play() -> AsyncIterator[Play]:
 async def test_it_is_given_what_it_needs_and_says_when_it_serves(play: Play) -> None:
     """A worker gets its number, its config and a listening socket that accepts; it leads a session of its own."""
     worker, task = await play("""
-assert number == 7 and begin == Begin("aiaas.yaml", "text", "before", None)
+assert number == 7 and begin == Begin(("aiaas.yaml",), ("text",), ("before",), None)
 assert socket.socket(fileno=listener).getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 assert os.getsid(0) == os.getpid()
 say(Serving(keys=5))
@@ -175,7 +175,7 @@ async def test_a_command_that_cannot_be_run_leaves_nothing_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with socket.socket() as listener:
         with pytest.raises(OSError):
-            await WorkerProcess.start(("/no/such/program",), 1, Begin("", "", "", None), listener, (1, 2), os.environ)
+            await WorkerProcess.start(("/no/such/program",), 1, Begin((), (), (), None), listener, (1, 2), os.environ)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -54,8 +54,8 @@ class Worker:
     lines: list[bytes]
 
     @property
-    def source(self) -> str:
-        return str(self.folder / "aiaas.yaml")
+    def files(self) -> tuple[str, ...]:
+        return (str(self.folder / "aiaas.yaml"),)
 
     async def hear(self, kind: type[Any]) -> Any:
         """The next message of this kind."""
@@ -65,7 +65,7 @@ class Worker:
         return message
 
     async def begin(self, keys: str | None = None) -> Serving:
-        self.channel.send(Begin(self.source, text := (self.folder / "aiaas.yaml").read_text(), text, keys))
+        self.channel.send(Begin(self.files, text := ((self.folder / "aiaas.yaml").read_text(),), text, keys))
         serving = await self.hear(Serving)
         assert isinstance(serving, Serving)
         return serving
@@ -194,7 +194,7 @@ async def test_asked_it_says_what_it_has_counted(worker: Worker) -> None:
 
 async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
     """From its start to its end, also while it drains, so that its supervisor can tell slow from stopped."""
-    worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
+    worker.channel.send(Begin(worker.files, text := ((worker.folder / "aiaas.yaml").read_text(),), text, None))
     assert isinstance(await worker.channel.receive(), Alive)
     await worker.hear(Serving)
     await worker.hear(Alive)
@@ -208,7 +208,7 @@ async def test_it_says_again_and_again_that_it_is_there(worker: Worker) -> None:
 
 async def test_supervised_engine_is_up_when_the_supervisor_says_so(worker: Worker) -> None:
     """Also where that message came before the worker was ready."""
-    worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
+    worker.channel.send(Begin(worker.files, text := ((worker.folder / "aiaas.yaml").read_text(),), text, None))
     worker.channel.send(EngineHealth("own", True, "it is healthy", None))
     await worker.hear(Serving)
     body = BODY | {"model": "e"}
@@ -258,7 +258,7 @@ async def test_no_restart_is_needed_where_the_engine_runs_the_change(worker: Wor
     config = yaml.safe_load((worker.folder / "aiaas.yaml").read_text())
     config["backends"]["own"]["engine"]["args"] = {"max-model-len": 1024}
     text = yaml.safe_dump(config)
-    plan = read(worker.folder / "aiaas.yaml", {}, text).plan
+    plan = read(worker.folder / "aiaas.yaml", {}, (text,)).plan
     assert plan is not None
     (engine,) = (backend.engine for backend in plan.backends if backend.name == "own")
     worker.channel.send(EngineHealth("own", True, "it is healthy", engine))
@@ -281,7 +281,7 @@ async def test_start_uses_the_last_good_files_if_they_are_broken_now(worker: Wor
     text, keys = [(worker.folder / name).read_text() for name in ("aiaas.yaml", "keys.yaml")]
     (worker.folder / "aiaas.yaml").write_text("backends: [")
     (worker.folder / "keys.yaml").write_text("[")
-    worker.channel.send(Begin(worker.source, text, text, keys))
+    worker.channel.send(Begin(worker.files, (text,), (text,), keys))
     assert (await worker.hear(Serving)).keys == 1
     assert await worker.status() == 200
     assert (await worker.event("keys_not_reloaded"))["kept"] == 1
@@ -296,7 +296,7 @@ async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: W
     config["server"]["max_body_size"] = "2KiB"
     text = yaml.safe_dump(config)
     (worker.folder / "aiaas.yaml").write_text(text)
-    worker.channel.send(Begin(worker.source, text, before, None))
+    worker.channel.send(Begin(worker.files, (text,), (before,), None))
     worker.channel.send(EngineHealth("own", True, "it is healthy", None))
     await worker.hear(Serving)
     client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
@@ -308,7 +308,7 @@ async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: W
 async def test_without_good_keys_a_worker_begins_all_the_same(worker: Worker) -> None:
     """The others have no keys either; the supervisor refuses such a file at the start."""
     (worker.folder / "keys.yaml").write_text("[")
-    worker.channel.send(Begin(worker.source, text := (worker.folder / "aiaas.yaml").read_text(), text, None))
+    worker.channel.send(Begin(worker.files, text := ((worker.folder / "aiaas.yaml").read_text(),), text, None))
     assert (await worker.hear(Serving)).keys == 0
     assert await worker.status() == 401
     assert (await worker.event("keys_not_reloaded"))["kept"] == 0
@@ -316,6 +316,6 @@ async def test_without_good_keys_a_worker_begins_all_the_same(worker: Worker) ->
 
 async def test_a_config_that_cannot_be_used_is_an_error(worker: Worker) -> None:
     """The config was valid where it came from."""
-    worker.channel.send(Begin(worker.source, "backends: [", "backends: [", None))
+    worker.channel.send(Begin(worker.files, ("backends: [",), ("backends: [",), None))
     with pytest.raises(EnvironmentFault, match="no longer valid"):
         await worker.task
