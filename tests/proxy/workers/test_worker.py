@@ -288,6 +288,21 @@ async def test_start_uses_the_last_good_files_if_they_are_broken_now(worker: Wor
     assert await worker.event("config_not_reloaded")
 
 
+async def test_replacement_begins_with_the_last_good_overlay(worker: Worker) -> None:
+    """It serves with the limit of that overlay, and says what is wrong with the present one."""
+    text, overlay = (worker.folder / "aiaas.yaml").read_text(), worker.folder / "prod.yaml"
+    overlay.write_text("server: {max_body_size: lots}\n")
+    config = (text, "server: {max_body_size: 2KiB}\n")
+    keys = (worker.folder / "keys.yaml").read_text()
+    worker.channel.send(Begin((*worker.files, str(overlay)), config, config, keys))
+    await worker.hear(Serving)
+    client = await Raw.connect(worker.listener.getsockname()[1], ALICE.text)
+    assert (await client.post(BODY | {"x": "x" * 2048})).status == 413
+    client.reset()
+    problems = (await worker.event("config_not_reloaded"))["problems"]
+    assert any(problem.startswith(f"{overlay}:1:") for problem in problems)
+
+
 async def test_a_replacement_has_of_a_held_config_what_the_others_have(worker: Worker) -> None:
     """The engine runs at its old port, and a new timeout holds, as in the other workers."""
     before = (worker.folder / "aiaas.yaml").read_text()
