@@ -40,7 +40,7 @@ SAFE_EVENTS: Final = 8
 SAFE_SECONDS: Final = 1.0  # since the first text
 LAST_EVENT: Final = b"data: [DONE]\n\n"
 # A failure that says nothing about the endpoint, or that comes too late for another one.
-_NEVER: Final = (FailureKind.TIMEOUT, FailureKind.NO_RESOURCES)
+_NEVER: Final = (FailureKind.TIMEOUT, FailureKind.NO_RESOURCES, FailureKind.INTERNAL)
 
 
 class Joiner(Protocol):
