@@ -43,6 +43,7 @@ class Target(StrEnum):
   aiaas render --diff                     the changes that an apply would make
   aiaas render -c aiaas.yaml -c prod.yaml   prod.yaml over aiaas.yaml
   aiaas render --output-dir manifests     a file for each object, and kustomization.yaml
+  aiaas render --target compose --domain api.example.com --output-dir deploy   Docker Compose, behind Caddy
 
 Exit codes: 0 done (with --diff: nothing differs), 1 the config is not valid or cannot be deployed (with --diff: or
 something differs), 3 no such file, no kubectl, or no cluster.
@@ -77,28 +78,43 @@ def render(
         ),
     ] = None,
     diff: Annotated[bool, typer.Option("--diff", help="Show the changes of an apply, by kubectl diff.")] = False,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            "--domain",
+            metavar="NAME",
+            help="With --target compose: put Caddy in front, with a certificate for this public name.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Print the config's Kubernetes manifests as one YAML stream."""
+    """Print the config's Kubernetes manifests as one YAML stream, or what another target needs."""
     from aiaas.errors import UsageError
 
     paths = config_paths(config)
+    if domain is not None and target is not Target.compose:
+        raise UsageError("--domain puts Caddy in front of the gateway, and only --target compose can; remove it")
     if target is not Target.kubernetes:
         if diff or only is not None:
             raise UsageError(
                 f"--only and --diff are about objects in a cluster; --target {target} has none: remove them"
             )
-        _render_elsewhere(target, paths, output_dir)
+        _render_elsewhere(target, paths, output_dir, domain=domain)
         return
     if output_dir is not None and (diff or only is not None):
         raise UsageError("--output-dir writes all objects; remove --diff and --only")
     _render_for_cluster(paths, output_dir, only=only, diff=diff)
 
 
-def _render_elsewhere(target: Target, paths: Sequence[Path], output_dir: Path | None) -> None:
+def _render_elsewhere(target: Target, paths: Sequence[Path], output_dir: Path | None, *, domain: str | None) -> None:
     """Render for a target without a cluster, each in a module of its own."""
     from aiaas.errors import UsageError
 
-    del paths, output_dir
+    if target is Target.compose:
+        from aiaas.cli.rendercompose import render_compose
+
+        render_compose(paths, output_dir, domain)
+        return
     raise UsageError(f"--target {target}: this version cannot render it yet")
 
 
