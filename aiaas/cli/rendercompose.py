@@ -51,7 +51,7 @@ def plan_for_compose(paths: Sequence[Path], domain: str | None) -> tuple[Compose
     """The plan to render, and the text of the key file (None without one). Problems go to stderr; raises as
     `render_compose` does."""
     if domain is not None and not _PUBLIC_NAME.fullmatch(domain):
-        raise UsageError(f"--domain {domain!r} is not a host name; write one such as api.example.com")
+        raise UsageError(f"--domain {domain!r} is not a public name; write one such as api.example.com")
     env = environment_for(paths)
     reading = read(paths[0], env, overlays=paths[1:], deployed=False)
     loaded = reading.loaded

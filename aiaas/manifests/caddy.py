@@ -1,9 +1,9 @@
 """The Caddyfile: Caddy in front of the gateway on one machine, with a certificate that it gets and renews by itself.
 
-What the gateway needs of it:
+It does these things for the gateway:
 
-  1. No `flush_interval -1`: Caddy sends each event of a stream on at once by itself, and with it a client that leaves
-     before its first token would not end its request (seen with Caddy 2.6).
+  1. No buffering. Caddy sends each event of a stream on at once by itself. With `flush_interval -1` Caddy 2.6 would let
+     a request run whose client left before the first token.
   2. Longer patience than the gateway's, and larger bodies, so that clients get the gateway's own errors. Only the head
      of a request has a timeout: the gateway bounds bodies itself, and a stream may last for hours.
   3. Idle connections to the gateway end before the gateway closes them (75 s): a request on a connection that is just
@@ -19,8 +19,8 @@ from typing import Final
 from aiaas.config.ingress import BODY_ROOM
 from aiaas.plan.compose import GATEWAY, ComposePlan
 
-KEEP_ALIVE: Final = 30  # seconds; the gateway keeps idle connections for 75
-PATIENCE: Final = 30  # seconds that a new request waits for a gateway that restarts
+CADDY_KEEP_ALIVE: Final = 30  # seconds; the gateway keeps idle connections for 75
+RESTART_PATIENCE: Final = 30  # seconds that a new request waits for a gateway that restarts
 
 
 def caddyfile(plan: ComposePlan) -> str:
@@ -40,11 +40,11 @@ def caddyfile(plan: ComposePlan) -> str:
 \t\tmax_size {BODY_ROOM * plan.largest_body}
 \t}}
 \treverse_proxy {GATEWAY}:{server.port} {{
-\t\tlb_try_duration {PATIENCE}s
+\t\tlb_try_duration {RESTART_PATIENCE}s
 \t\ttransport http {{
 \t\t\tcompression off
 \t\t\tdial_timeout 5s
-\t\t\tkeepalive {KEEP_ALIVE}s
+\t\t\tkeepalive {CADDY_KEEP_ALIVE}s
 \t\t\tresponse_header_timeout {plan.ingress_timeout}s
 \t\t}}
 \t}}

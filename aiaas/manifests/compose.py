@@ -17,7 +17,7 @@ from aiaas import __version__
 from aiaas.config.compose import MACHINE
 from aiaas.config.write import to_yaml
 from aiaas.manifests.caddy import caddyfile
-from aiaas.manifests.compose_engine import engine_service, token_of
+from aiaas.manifests.compose_engine import compose_engine, token_of
 from aiaas.manifests.compose_parts import (
     USER,
     folder,
@@ -43,7 +43,7 @@ from aiaas.plan.deployed import (
 
 COMPOSE_FILE: Final = "compose.yaml"
 COMPOSE_MARK: Final = "# Made by `aiaas render --target compose`"
-CADDY_IMAGE: Final = "caddy:2.10-alpine"
+CADDY_IMAGE: Final = "caddy:2.11-alpine"
 STORE_IMAGE: Final = "valkey/valkey:8.1-alpine"
 DESCRIPTORS: Final = 65536  # more than 2,048 connections and theirs to vLLM; Docker's own default may be 1,024
 STORE_PASSWORD: Final = "REDISCLI_AUTH"  # valkey-cli reads it, too
@@ -61,7 +61,7 @@ def compose_file(plan: ComposePlan) -> Object:
     if plan.store is not None:
         services[plan.store.name] = _store(plan.store)
     for engine in plan.engines:
-        services[engine.name] = engine_service(plan, engine)
+        services[engine.name] = compose_engine(plan, engine)
     made: Object = {"name": plan.settings.name, "services": services}
     named = [*volumes]
     named += ["caddy-data", "caddy-config"] if plan.domain is not None else []
@@ -202,7 +202,7 @@ def _gateway_mounts(plan: ComposePlan) -> Iterator[Object | str]:
 
 
 def _gateway_dependencies(plan: ComposePlan) -> Object:
-    """What starts before the gateway, and stops after it. It waits for none of them, and starts if they cannot: it
+    """The services that start before the gateway and stop after it. It waits for none of them, and starts if they cannot: it
     serves while an engine loads, and reports that."""
     depends = {OWNER: "service_completed_successfully"} if plan.gateway.monitoring.usage_file is not None else {}
     names = ([plan.store.name] if plan.store is not None else []) + [engine.name for engine in plan.engines]

@@ -26,7 +26,7 @@ NVIDIA: Final = "nvidia.com/gpu"
 TOKEN, TOKEN_FILE = "HF_TOKEN", "HF_TOKEN_PATH"
 
 
-def engine_service(plan: ComposePlan, engine: EngineDeployment) -> Object:
+def compose_engine(plan: ComposePlan, engine: EngineDeployment) -> Object:
     """A vLLM. Its root file system is writable, since torch and its compilers write to unknown places."""
     pod = engine.pod
     resources: Object = {"limits": limits_of(pod.resources.limits)}

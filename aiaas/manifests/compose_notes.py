@@ -1,4 +1,4 @@
-"""What the operator of a compose file has to know or to do, one sentence each."""
+"""Notes for the operator of a compose file: steps to take, and fields without effect, one sentence each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INSTEAD: Final = {
 
 
 def compose_notes(plan: ComposePlan) -> tuple[str, ...]:
-    """Notes about what `docker compose` cannot do, and about files that the operator has to bring."""
+    """All notes, in the order of the steps."""
     return (*_files(plan), *_image(plan), *_open_side(plan), *_peers(plan), *_engines(plan), *_of_a_cluster(plan))
 
 

@@ -1,5 +1,5 @@
 """A strict model of the compose files that aiaas writes: the fields and forms of the Compose Specification that it
-uses, and what a schema cannot see. Unknown fields are refused; `docker compose config` judges the rest where it is."""
+uses, and references that a schema cannot see. Unknown fields are refused; `docker compose config` judges the rest where it is."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ _EXPANSION = re.compile(r"\$\$|\$\{\w+:\?[^${}]+\}|\$\{\w+:-\d+\}")
 
 
 def findings(document: Any) -> list[str]:
-    """What is wrong with a compose file. Raises pydantic's ValidationError for unknown fields and wrong forms."""
+    """The faults of a compose file. Raises pydantic's ValidationError for unknown fields and wrong forms."""
     made = ComposeFile.model_validate(document)
     return [*_dangling(made), *_unused(made), *_clashes(made), *_bare_dollars(document)]
 

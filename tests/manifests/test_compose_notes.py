@@ -1,4 +1,4 @@
-"""What the operator of a compose file is told."""
+"""The notes for the operator of a compose file."""
 
 from __future__ import annotations
 
