@@ -19,7 +19,7 @@ from aiaas.manifests.render import MARK
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
     """Make `folder` hold the objects in `files` (name -> text), and no others of ours. Raises as `write_files`."""
-    stale = [path for path in sorted(folder.glob("*.yaml")) if path.name not in files and _is_ours(path, MARK)]
+    stale = [path for path in sorted(folder.glob("*.yaml")) if path.name not in files and is_ours(path, MARK)]
     write_files(folder, files, MARK)
     for path in stale:
         path.unlink()
@@ -34,7 +34,7 @@ def write_files(folder: Path, files: Mapping[str, str], mark: str) -> None:
     """
     for name in files:
         path = folder / name
-        if not name.endswith("/") and path.exists() and not _is_ours(path, mark):
+        if not name.endswith("/") and path.exists() and not is_ours(path, mark):
             raise EnvironmentFault(f"{path} was not made by aiaas render; remove it, or choose another folder")
     for name, text in files.items():
         path = folder / name
@@ -51,11 +51,12 @@ def keep_keys(path: Path) -> None:
 
     A GitOps tool that prunes would delete the live Secret and lock everybody out.
     """
-    if _is_ours(path, MARK):
+    if is_ours(path, MARK):
         raise EnvironmentFault(f"{path} holds keys, but the key file is missing; render where the key file is")
 
 
-def _is_ours(path: Path, mark: str) -> bool:
+def is_ours(path: Path, mark: str) -> bool:
+    """Whether `path` is a file with this mark in its first line."""
     if not path.is_file():
         return False
     with path.open("rb") as stream:

@@ -43,6 +43,7 @@ from aiaas.plan.deployed import (
 
 COMPOSE_FILE: Final = "compose.yaml"
 COMPOSE_MARK: Final = "# Made by `aiaas render --target compose`"
+KEYS_PLACE: Final = f"keys/{KEYS_KEY}"  # in the folder
 CADDY_IMAGE: Final = "caddy:2.11-alpine"
 STORE_IMAGE: Final = "valkey/valkey:8.1-alpine"
 DESCRIPTORS: Final = 65536  # more than 2,048 connections and theirs to vLLM; Docker's own default may be 1,024
@@ -81,7 +82,7 @@ def compose_files(plan: ComposePlan, source: str, keys_text: str | None) -> dict
     origin = f"{COMPOSE_MARK} (aiaas {__version__}) from {source}: change that, not this.\n"
     files = {COMPOSE_FILE: compose_text(plan, source), f"config/{CONFIG_KEY}": origin + plan.config_text}
     if plan.gateway.auth.enabled:
-        files |= {"keys/": ""} if keys_text is None else {f"keys/{KEYS_KEY}": origin + keys_text}
+        files |= {"keys/": ""} if keys_text is None else {KEYS_PLACE: origin + keys_text}
     if plan.domain is not None:
         files["caddy/Caddyfile"] = origin + caddyfile(plan)
     if plan.gateway.server.tls is not None:
@@ -202,8 +203,8 @@ def _gateway_mounts(plan: ComposePlan) -> Iterator[Object | str]:
 
 
 def _gateway_dependencies(plan: ComposePlan) -> Object:
-    """The services that start before the gateway and stop after it. It waits for none of them, and starts if they cannot: it
-    serves while an engine loads, and reports that."""
+    """The services that start before the gateway and stop after it. It does not wait for engines and store, and starts
+    if they cannot: it serves while an engine loads, and reports that."""
     depends = {OWNER: "service_completed_successfully"} if plan.gateway.monitoring.usage_file is not None else {}
     names = ([plan.store.name] if plan.store is not None else []) + [engine.name for engine in plan.engines]
     made: Object = {name: {"condition": condition} for name, condition in depends.items()}

@@ -139,6 +139,25 @@ def test_tls_ends_in_one_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert "server.tls ends it in the gateway; remove one" in rendered(capsys, "--domain", "a.b", code=2)[1]
 
 
+def test_key_file_may_be_in_the_folder_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """Then there is nothing to copy, and `aiaas keys` changes what the gateway reads."""
+    Path("deploy/keys").mkdir(parents=True)
+    Path("keys.yaml").rename("deploy/keys/keys.yaml")
+    Path("aiaas.yaml").write_text(CONFIG + "auth: {keys_file: deploy/keys/keys.yaml}\n")
+    before = Path("deploy/keys/keys.yaml").read_text()
+    rendered(capsys, "--output-dir", "deploy")
+    assert Path("deploy/keys/keys.yaml").read_text() == before
+
+
+def test_keys_that_others_put_into_the_folder_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message does not say to remove them: clients may use them."""
+    Path("deploy/keys").mkdir(parents=True)
+    Path("deploy/keys/keys.yaml").write_text("version: 1\nkeys: []\n")
+    _, err = rendered(capsys, "--output-dir", "deploy", code=3)
+    assert "deploy/keys/keys.yaml has keys that aiaas render did not put there; let auth.keys_file name it" in err
+    assert [path.name for path in Path("deploy").iterdir()] == ["keys"]
+
+
 def test_foreign_file_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     """The key file of somebody else, or a compose file with changes by hand and without the mark."""
     Path("deploy").mkdir()

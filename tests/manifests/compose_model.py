@@ -1,5 +1,5 @@
 """A strict model of the compose files that aiaas writes: the fields and forms of the Compose Specification that it
-uses, and references that a schema cannot see. Unknown fields are refused; `docker compose config` judges the rest where it is."""
+uses, and references that a schema cannot see. Unknown fields are refused."""
 
 from __future__ import annotations
 
