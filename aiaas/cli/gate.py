@@ -68,7 +68,7 @@ def pass_gate(paths: Sequence[Path], *, given: bool) -> Judged:
     problems, accepted = without_accepted(loaded, in_order + files)
     if has_errors(problems):
         return Judged(reading, problems, accepted, in_cluster)
-    problems += accepted_in_vain(loaded, accepted)
+    problems += accepted_in_vain(loaded, accepted, deployed=in_cluster)
     if not in_cluster:
         return Judged(reading, problems, accepted, in_cluster)
     cluster = plan_kubernetes(loaded, env)
