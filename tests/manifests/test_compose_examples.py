@@ -3,6 +3,7 @@ runs the Plan that was rendered."""
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 from functools import lru_cache
@@ -19,11 +20,23 @@ from aiaas.config.load import load_text
 from aiaas.manifests.compose import compose_files, environment_example
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.compose import ComposePlan
-from noxfile import COMPOSE_EXAMPLES
 from tests.manifests import compose_model
 from tests.repository_rules import ROOT
 
-DOMAINS = {source: (options[1] if options else None) for source, options in COMPOSE_EXAMPLES.items()}
+
+def rendered_by_nox() -> dict[str, str | None]:
+    """The configs that `nox -s golden` renders as compose files, with their domains; nox need not be installed."""
+    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    [table] = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMPOSE_EXAMPLES"
+    ]
+    examples: dict[str, tuple[str, ...]] = ast.literal_eval(table)
+    return {source: options[1] if options else None for source, options in examples.items()}
+
+
+DOMAINS = rendered_by_nox()
 DOCKER = next(filter(None, map(shutil.which, ("docker-compose", "docker"))), None)
 
 
@@ -35,7 +48,7 @@ def rendering(source: str) -> tuple[ComposePlan, dict[str, str]]:
     return plan, compose_files(plan, path.name, keys_text)
 
 
-@pytest.fixture(params=COMPOSE_EXAMPLES, ids=lambda source: Path(source).stem)
+@pytest.fixture(params=DOMAINS, ids=lambda source: Path(source).stem)
 def source(request: pytest.FixtureRequest) -> str:
     """Each example in turn."""
     name: str = request.param
