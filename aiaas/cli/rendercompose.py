@@ -45,7 +45,8 @@ def render_compose(paths: Sequence[Path], output_dir: Path | None, domain: str |
         note(f"note: {text}")
     if output_dir is not None:
         first = "" if (output_dir / ".env").exists() else "copy .env.example to .env, fill it in, and run "
-        note(f"wrote {len(files)} files to {output_dir}; there: {first}docker compose up -d")
+        number = sum(not name.endswith("/") for name in files)
+        note(f"wrote {number} files to {output_dir}; there: {first}docker compose up -d")
 
 
 def plan_for_compose(

@@ -92,6 +92,7 @@ def test_missing_key_file_is_a_warning_without_a_cluster(capsys: pytest.CaptureF
     assert "warning AIA401 auth.keys_file: keys.yaml does not exist, so every request is refused; `aiaas keys" in err
     assert "Secret" not in err
     assert list(Path("deploy/keys").iterdir()) == []
+    assert "wrote 3 files to deploy" in err
 
 
 def test_loopback_is_refused_with_the_machines_name(capsys: pytest.CaptureFixture[str]) -> None:
