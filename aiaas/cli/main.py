@@ -39,7 +39,7 @@ COMMANDS: Final = MappingProxyType(
         "schema": ("aiaas.cli.schema", "Print the JSON Schema of the config, for editors."),
         "keys": ("aiaas.cli.keys", "Create, list, revoke and check API keys."),
         "usage": ("aiaas.cli.usage", "Show requests and tokens by key, model and day."),
-        "render": ("aiaas.cli.render", "Print Kubernetes manifests made from the config."),
+        "render": ("aiaas.cli.render", "Print Kubernetes manifests or a compose file."),
         "serve": ("aiaas.cli.serve", "Run the gateway."),
         "top": ("aiaas.cli.top", "Show live what running gateways do."),
         "logs": ("aiaas.cli.logs", "Show the gateway's log in readable lines."),

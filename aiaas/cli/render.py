@@ -1,9 +1,14 @@
-"""`aiaas render`: the config's Kubernetes manifests. `aiaas.cli.gate` judges the config first."""
+"""`aiaas render`: the files that deploy the config, by default to Kubernetes. `aiaas.cli.gate` judges the config.
+
+This module has the command and Kubernetes; `_render_elsewhere` has a line for each other target.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +26,14 @@ if TYPE_CHECKING:
 app = new_app()
 
 
+class Target(StrEnum):
+    """Where the rendered files run."""
+
+    kubernetes = "kubernetes"
+    compose = "compose"
+    systemd = "systemd"
+
+
 @app.command(
     epilog="""Examples:
 
@@ -30,6 +43,7 @@ app = new_app()
   aiaas render --diff                     the changes that an apply would make
   aiaas render -c aiaas.yaml -c prod.yaml   prod.yaml over aiaas.yaml
   aiaas render --output-dir manifests     a file for each object, and kustomization.yaml
+  aiaas render --target compose --domain api.example.com --output-dir deploy   Docker Compose, behind Caddy
 
 Exit codes: 0 done (with --diff: nothing differs), 1 the config is not valid or cannot be deployed (with --diff: or
 something differs), 3 no such file, no kubectl, or no cluster.
@@ -37,6 +51,16 @@ something differs), 3 no such file, no kubectl, or no cluster.
 )
 def render(
     config: ConfigOption = None,
+    target: Annotated[
+        Target,
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="kubernetes|compose|systemd",
+            help="Where the config is to run.",
+            show_default=True,
+        ),
+    ] = Target.kubernetes,
     only: Annotated[
         str | None,
         typer.Option(
@@ -54,16 +78,51 @@ def render(
         ),
     ] = None,
     diff: Annotated[bool, typer.Option("--diff", help="Show the changes of an apply, by kubectl diff.")] = False,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            "--domain",
+            metavar="NAME",
+            help="With --target compose: put Caddy in front, with a certificate for this public name.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Print the config's Kubernetes manifests as one YAML stream."""
-    from aiaas.cli.manifestfolder import keep_keys, write_folder
-    from aiaas.config.files import config_name
+    """Print the config's Kubernetes manifests as one YAML stream, or what another target needs."""
     from aiaas.errors import UsageError
-    from aiaas.manifests.render import to_files, to_stream
 
+    paths = config_paths(config)
+    if domain is not None and target is not Target.compose:
+        raise UsageError("--domain puts Caddy in front of the gateway, and only --target compose can; remove it")
+    if target is not Target.kubernetes:
+        if diff or only is not None:
+            raise UsageError(
+                f"--only and --diff are about objects in a cluster; --target {target} has none: remove them"
+            )
+        _render_elsewhere(target, paths, output_dir, domain=domain)
+        return
     if output_dir is not None and (diff or only is not None):
         raise UsageError("--output-dir writes all objects; remove --diff and --only")
-    paths = config_paths(config)
+    _render_for_cluster(paths, output_dir, only=only, diff=diff)
+
+
+def _render_elsewhere(target: Target, paths: Sequence[Path], output_dir: Path | None, *, domain: str | None) -> None:
+    """Render for a target without a cluster, each in a module of its own."""
+    from aiaas.errors import UsageError
+
+    if target is Target.compose:
+        from aiaas.cli.rendercompose import render_compose
+
+        render_compose(paths, output_dir, domain)
+        return
+    raise UsageError(f"--target {target}: this version cannot render it yet")
+
+
+def _render_for_cluster(paths: Sequence[Path], output_dir: Path | None, *, only: str | None, diff: bool) -> None:
+    from aiaas.cli.manifestfolder import keep_keys, write_folder
+    from aiaas.config.files import config_name
+    from aiaas.manifests.render import to_files, to_stream
+
     source = config_name(path.name for path in paths)
     plan, keys_text = plan_for_cluster(*paths)
     objects = chosen(objects_of(plan, keys_text), only)

@@ -15,6 +15,7 @@ from aiaas.config.tree import problem_at
 # Warnings of these kinds follow from the file alone: fields that contradict each other (AIA2xx, AIA5xx). Others depend
 # on the files beside it, on the environment, or on what the backends answer.
 _OF_THE_FILE: Final = ("AIA2", "AIA5")
+_OF_A_DEPLOYMENT: Final = "AIA5"  # these occur in a cluster, and in containers (`check_compose`)
 _ALSO_ASKED: Final = frozenset({codes.ENDPOINT_PATH, codes.KEYS_SIZE})
 # Problems that are errors wherever they occur, and those of `accept` itself.
 NEVER_WARNINGS: Final = frozenset(
@@ -58,13 +59,17 @@ def without_accepted(loaded: Loaded, problems: tuple[Problem, ...]) -> tuple[tup
     return tuple(each for each in problems if each not in accepted), accepted
 
 
-def accepted_in_vain(loaded: Loaded, accepted: tuple[Problem, ...]) -> tuple[Problem, ...]:
-    """Report each accepted warning of the file that does not occur (any more)."""
+def accepted_in_vain(loaded: Loaded, accepted: tuple[Problem, ...], *, deployed: bool) -> tuple[Problem, ...]:
+    """Report each accepted warning of the file that does not occur (any more).
+
+    deployed  whether the rules of a deployment were asked, too; if not, their warnings may still occur
+    """
     config = loaded.config
     occurring = {problem.code for problem in accepted}
     return tuple(
         problem_at(codes.ACCEPT, "warning", path, "this warning does not occur; remove it", loaded.place(path))
         for code in (config.accept if config is not None else ())
         if code.startswith(_OF_THE_FILE) and code not in occurring | _ALSO_ASKED
+        if deployed or not code.startswith(_OF_A_DEPLOYMENT)
         for path in [("accept", code)]
     )

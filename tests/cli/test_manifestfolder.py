@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aiaas.cli.manifestfolder import write_folder
+from aiaas.cli.manifestfolder import write_files, write_folder
 from aiaas.errors import EnvironmentFault
 from aiaas.manifests.render import MARK
 
@@ -60,3 +60,22 @@ def test_a_folder_in_the_place_of_a_file_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").mkdir()
     with pytest.raises(EnvironmentFault):
         write_folder(tmp_path, {"a.yaml": OURS})
+
+
+def test_folders_are_made_and_kept(tmp_path: Path) -> None:
+    """A name with a slash at its end is a folder that the operator fills."""
+    write_files(tmp_path, {"tls/": "", "config/c.yaml": OURS}, MARK)
+    (tmp_path / "tls" / "key").write_text("secret")
+    write_files(tmp_path, {"tls/": "", "config/c.yaml": OURS + "b: 2\n"}, MARK)
+    assert (tmp_path / "tls" / "key").read_text() == "secret"
+    assert (tmp_path / "config" / "c.yaml").read_text() == OURS + "b: 2\n"
+
+
+def test_files_of_another_target_are_foreign(tmp_path: Path) -> None:
+    """Each target has a mark of its own: neither replaces or removes the other's files."""
+    other = "# Made by `aiaas render --target compose` from a test\n"
+    write_files(tmp_path, {"compose.yaml": other}, "# Made by `aiaas render --target compose`")
+    write_folder(tmp_path, {"x.yaml": OURS})
+    assert (tmp_path / "compose.yaml").read_text() == other
+    with pytest.raises(EnvironmentFault, match="was not made by aiaas render"):
+        write_files(tmp_path, {"compose.yaml": OURS}, MARK)

@@ -44,15 +44,23 @@ def test_errors_of_an_accepted_code_still_count() -> None:
 def test_an_accepted_warning_that_is_gone_is_reported() -> None:
     """The entry would hide the next one."""
     loaded, found = load("{AIA209: a lab, AIA222: slow clients}")
-    [problem] = accepted_in_vain(loaded, without_accepted(loaded, found)[1])
+    [problem] = accepted_in_vain(loaded, without_accepted(loaded, found)[1], deployed=True)
     assert str(problem) == "f:4:33: warning AIA226 accept.AIA222: this warning does not occur; remove it"
+
+
+def test_warnings_of_a_deployment_are_not_judged_without_one() -> None:
+    """`aiaas render --target compose` may report what `aiaas validate` without a `kubernetes` section does not ask."""
+    loaded, found = load("{AIA504: short answers, AIA222: slow clients}")
+    accepted = without_accepted(loaded, found)[1]
+    assert [each.path for each in accepted_in_vain(loaded, accepted, deployed=False)] == ["accept.AIA222"]
+    assert len(accepted_in_vain(loaded, accepted, deployed=True)) == 2
 
 
 @pytest.mark.parametrize("code", ["AIA007", "AIA401", "AIA407", "AIA516", "AIA603", "AIA206"])
 def test_warnings_from_elsewhere_may_be_accepted_ahead(code: str) -> None:
     """Other machines have other files, and backends answer differently from day to day."""
     loaded, found = load(f"{{{code}: a reason, AIA209: a lab}}")
-    assert accepted_in_vain(loaded, without_accepted(loaded, found)[1]) == ()
+    assert accepted_in_vain(loaded, without_accepted(loaded, found)[1], deployed=True) == ()
 
 
 def test_codes_that_are_never_warnings_are_listed() -> None:

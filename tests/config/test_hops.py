@@ -7,6 +7,7 @@ import pytest
 from aiaas.config.hops import (
     LONGEST_PAUSE,
     UNBOUNDED_SECONDS,
+    grace_period,
     ingress_timeout,
     longest_silence,
     pre_stop,
@@ -68,6 +69,12 @@ def test_request_is_bounded_only_if_every_backend_is() -> None:
     """One backend without total_timeout may stream for hours."""
     assert request_timeout(config_of("total_timeout: 200s", "total_timeout: 300s")) == 310
     assert request_timeout(config_of("total_timeout: 200s", "timeout: 10s")) == UNBOUNDED_SECONDS
+
+
+def test_grace_period_is_rounded_up() -> None:
+    """The drain, time to close connections, and what passes before the gateway learns of its end."""
+    assert grace_period(300.0, before=10) == 320
+    assert grace_period(0.2, before=0) == 11
 
 
 def test_a_load_balancer_is_given_the_time_of_its_health_checks() -> None:
