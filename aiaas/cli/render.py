@@ -1,9 +1,14 @@
-"""`aiaas render`: the config's Kubernetes manifests. `aiaas.cli.gate` judges the config first."""
+"""`aiaas render`: the files that deploy the config, by default to Kubernetes. `aiaas.cli.gate` judges the config.
+
+This module has the command and Kubernetes; `_render_elsewhere` has a line for each other target.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +24,14 @@ if TYPE_CHECKING:
     from aiaas.plan.read import Reading
 
 app = new_app()
+
+
+class Target(StrEnum):
+    """Where the rendered files run."""
+
+    kubernetes = "kubernetes"
+    compose = "compose"
+    systemd = "systemd"
 
 
 @app.command(
@@ -37,6 +50,16 @@ something differs), 3 no such file, no kubectl, or no cluster.
 )
 def render(
     config: ConfigsOption = None,
+    target: Annotated[
+        Target,
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="kubernetes|compose|systemd",
+            help="Where the config is to run.",
+            show_default=True,
+        ),
+    ] = Target.kubernetes,
     only: Annotated[
         str | None,
         typer.Option(
@@ -56,13 +79,33 @@ def render(
     diff: Annotated[bool, typer.Option("--diff", help="Show the changes of an apply, by kubectl diff.")] = False,
 ) -> None:
     """Print the config's Kubernetes manifests as one YAML stream."""
-    from aiaas.cli.manifestfolder import keep_keys, write_folder
     from aiaas.errors import UsageError
-    from aiaas.manifests.render import to_files, to_stream
 
+    paths = config_paths(config)
+    if target is not Target.kubernetes:
+        if diff or only is not None:
+            raise UsageError(
+                f"--only and --diff are about objects in a cluster; --target {target} has none: remove them"
+            )
+        _render_elsewhere(target, paths, output_dir)
+        return
     if output_dir is not None and (diff or only is not None):
         raise UsageError("--output-dir writes all objects; remove --diff and --only")
-    paths = config_paths(config)
+    _render_for_cluster(paths, output_dir, only=only, diff=diff)
+
+
+def _render_elsewhere(target: Target, paths: Sequence[Path], output_dir: Path | None) -> None:
+    """Render for a target without a cluster, each in a module of its own."""
+    from aiaas.errors import UsageError
+
+    del paths, output_dir
+    raise UsageError(f"--target {target}: this version cannot render it yet")
+
+
+def _render_for_cluster(paths: Sequence[Path], output_dir: Path | None, *, only: str | None, diff: bool) -> None:
+    from aiaas.cli.manifestfolder import keep_keys, write_folder
+    from aiaas.manifests.render import to_files, to_stream
+
     source = " + ".join(path.name for path in paths)
     plan, keys_text = plan_for_cluster(*paths)
     objects = chosen(objects_of(plan, keys_text), only)
