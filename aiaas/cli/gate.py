@@ -60,7 +60,7 @@ def pass_gate(paths: Sequence[Path], *, given: bool) -> Judged:
     if in_cluster:
         of_file += check_deployment(loaded)
     if given:
-        of_file = tuple(_explained(problem, loaded.written, env) for problem in of_file)
+        of_file = tuple(explained(problem, loaded.written, env) for problem in of_file)
     in_order = tuple(sorted(of_file, key=by_place))
     files = key_file_problems(reading, deployed=in_cluster) if not given or makes_keys(reading) else ()
     if not given:
@@ -103,13 +103,13 @@ def environment_for(paths: Sequence[Path]) -> dict[str, str]:
     return dict.fromkeys(sorted(literal_names(written)), STAND_IN) | given | plain_values(written)
 
 
-def _explained(problem: Problem, written: Any, env: Mapping[str, str]) -> Problem:
+def explained(problem: Problem, written: Any, env: Mapping[str, str]) -> Problem:
     """The problem itself, or if a stand-in causes it: that the variable has to be set here."""
     unset = sorted(name for name in names_in(_value_at(written, problem.path)) if env.get(name) == STAND_IN)
     if problem.severity != "error" or problem.code == codes.NOT_DEPLOYABLE or not unset:
         return problem
     message = (
-        f"{', '.join(unset)} is not set here, and the manifests depend on this field's value; set it where this "
+        f"{', '.join(unset)} is not set here, and the rendering depends on this field's value; set it where this "
         "command runs, or write the value"
     )
     return replace(problem, code=codes.VARIABLE, message=message)

@@ -20,7 +20,7 @@ from aiaas.config.ingress_rules import INGRESS_RULES
 from aiaas.config.kubernetes import EngineResources, Resources
 from aiaas.config.memory import body_budget, connection_memory
 from aiaas.config.model import Config
-from aiaas.config.pod_rules import POD_RULES
+from aiaas.config.pod_rules import ENGINE_RULES, POD_RULES
 from aiaas.config.problem import Finding, Severity
 from aiaas.config.service_rules import SERVICE_RULES
 from aiaas.config.values import amount_of
@@ -93,7 +93,7 @@ def _heartbeat(config: Config) -> Iterator[Finding]:
         yield codes.IDLE_TIMER, "warning", ("server", "heartbeat"), message
 
 
-def _drain(config: Config) -> Iterator[Finding]:
+def _grace(config: Config) -> Iterator[Finding]:
     drain, around = config.server.drain_timeout, float(pre_stop(config) + AFTER_DRAIN)
     if drain + around > LONGEST_GRACE:
         message = (
@@ -101,6 +101,10 @@ def _drain(config: Config) -> Iterator[Finding]:
             f"{format_duration(LONGEST_GRACE)}; make it {format_duration(LONGEST_GRACE - around)} or less"
         )
         yield codes.DRAIN, "warning", ("server", "drain_timeout"), message
+
+
+def _drain(config: Config) -> Iterator[Finding]:
+    drain = config.server.drain_timeout
     for path, backend in _enabled_at(config):
         total = backend.total_timeout
         if total is not None and total > drain:
@@ -179,17 +183,22 @@ def _counted_apart(config: Config) -> Iterator[Finding]:
         yield codes.COUNTED_APART, "warning", (_K8S, "replicas", "max"), message
 
 
-def _engines(config: Config) -> Iterator[Finding]:
+def _engine_starts(config: Config) -> Iterator[Finding]:
     for path, backend in _enabled_at(config):
         engine = backend.engine
-        if engine is None or engine.kind != "vllm":
-            continue
-        if engine.start_timeout < SHORTEST_START:
+        if engine is not None and engine.kind == "vllm" and engine.start_timeout < SHORTEST_START:
             message = (
                 f"the kubelet kills an engine that loads for longer than {format_duration(engine.start_timeout)}, and "
                 "starts it again from the beginning; the first start downloads the weights: leave it out (30m)"
             )
             yield codes.ENGINE_START, "warning", (*path, "engine", "start_timeout"), message
+
+
+def _contexts(config: Config) -> Iterator[Finding]:
+    for path, backend in _enabled_at(config):
+        engine = backend.engine
+        if engine is None or engine.kind != "vllm":
+            continue
         context = _context(engine.args)
         for index, model in enumerate(backend.served() if context is not None else ()):
             for field in ("default_output_tokens", "max_output_tokens"):
@@ -301,15 +310,23 @@ def _lost_with_the_pod(config: Config) -> Iterator[Finding]:
         yield codes.CONFIG_NAME, "warning", (_K8S, "immutable_config"), message
 
 
-CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
+# Those that hold wherever the gateway and its engines run in containers.
+CONTAINER_RULES: Final[tuple[ClusterRule, ...]] = (
     _clients_wait_longer,
     _heartbeat,
     _drain,
-    _replicas,
     _workers,
+    _contexts,
+    _images,
+    *ENGINE_RULES,
+)
+CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
+    *CONTAINER_RULES,
+    _grace,
+    _replicas,
     _requests_below_limits,
     _counted_apart,
-    _engines,
+    _engine_starts,
     _policy,
     _policy_peers,
     _store_policy,
@@ -317,7 +334,6 @@ CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
     *POD_RULES,
     *INGRESS_RULES,
     _gateway_listener,
-    _images,
     _client_addresses,
     _lost_with_the_pod,
 )

@@ -46,6 +46,14 @@ def pre_stop(config: Config) -> int:
     return PRE_STOP_BALANCER if by_balancer(config.kubernetes) else PRE_STOP
 
 
+def grace_period(drain_timeout: float, *, before: int) -> int:
+    """Return the seconds from the order to stop a gateway to its end at the latest, rounded up.
+
+    before  seconds that pass before the gateway learns of it (`pre_stop` in a cluster)
+    """
+    return before + math.ceil(drain_timeout) + AFTER_DRAIN
+
+
 def by_balancer(settings: Kubernetes) -> bool:
     """Return whether clients come through a cloud's load balancer, which runs outside of the cluster."""
     ingress = settings.ingress

@@ -103,4 +103,5 @@ def _count(value: object) -> int:
     return int(text) if text.isdecimal() else 1
 
 
-POD_RULES: Final[tuple[PodRule, ...]] = (_tolerations, _gpus, _shared_memory, _shutdown)
+ENGINE_RULES: Final[tuple[PodRule, ...]] = (_gpus, _shared_memory, _shutdown)
+POD_RULES: Final[tuple[PodRule, ...]] = (_tolerations,)

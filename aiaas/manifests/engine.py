@@ -1,4 +1,4 @@
-"""A vLLM in a pod of its own, for a backend with `engine: {kind: vllm}`.
+"""A vLLM in a pod of its own, for a backend with `engine: {kind: vllm}`. `compose.py` starts it the same way.
 
 On one machine `aiaas serve` starts the engine (`aiaas.engines`). In a cluster the engine cannot share a pod with the
 gateway, which is rolled and scaled, while a model takes minutes to load and needs a GPU of its own. So the engine gets
@@ -32,7 +32,7 @@ from aiaas.manifests.objects import (
 from aiaas.openai.paths import HEALTH
 from aiaas.plan.deployed import ENGINE_PORT
 from aiaas.plan.kubernetes import EngineDeployment, KubernetesPlan
-from aiaas.plan.model import SHUTDOWN_OPTION
+from aiaas.plan.model import SHUTDOWN_OPTION, Plan
 
 CACHE: Final = "/cache"
 KEEP_ALIVE: Final = 75  # seconds
@@ -41,7 +41,8 @@ AFTER_SHUTDOWN: Final = 30  # seconds for vLLM to free the GPU and exit
 
 # The image runs as root by default. Another user has neither a home folder nor a name, so put everything that vLLM
 # writes on the volume, and set USER, since torch asks getpass for the user's name.
-HOME: Final = {
+DEFAULTS: Final = {
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE),
     "HOME": CACHE,
     "USER": "vllm",
     "HF_HOME": f"{CACHE}/huggingface",
@@ -92,7 +93,7 @@ def _pod(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
     spec: Object = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a Service named `vllm` would inject VLLM_PORT, which vLLM reads
-        "terminationGracePeriodSeconds": PRE_STOP + shutdown_timeout(plan, engine) + AFTER_SHUTDOWN,
+        "terminationGracePeriodSeconds": engine_grace(plan.gateway, engine, before=PRE_STOP),
         # Change the group of a fresh volume only: changing 100 GB of weights at every start would take minutes.
         "securityContext": pod_security(plan) | {"fsGroupChangePolicy": "OnRootMismatch"},
     }
@@ -118,7 +119,7 @@ def _container(plan: KubernetesPlan, engine: EngineDeployment) -> Object:
         "name": "vllm",
         "image": engine.pod.image,
         "command": ["vllm", "serve"],
-        "args": [escaped(argument) for argument in arguments(plan, engine)],
+        "args": [escaped(argument) for argument in arguments(plan.gateway, engine)],
         "ports": [{"name": "http", "protocol": "TCP", "containerPort": ENGINE_PORT}],
         "env": environment(plan, engine),
         "resources": _resources(engine),
@@ -155,34 +156,38 @@ def _resources(engine: EngineDeployment) -> Object:
     return {name: amounts for name, amounts in both.items() if amounts}
 
 
-def shutdown_timeout(plan: KubernetesPlan, engine: EngineDeployment) -> int:
+def engine_grace(gateway: Plan, engine: EngineDeployment, *, before: int) -> int:
+    """Seconds from the order to stop an engine to its end at the latest; `before` of them pass before SIGTERM."""
+    return before + shutdown_timeout(gateway, engine) + AFTER_SHUTDOWN
+
+
+def shutdown_timeout(gateway: Plan, engine: EngineDeployment) -> int:
     """Seconds that vLLM may take to finish requests in flight: the operator's, else the gateway's drain_timeout."""
     args = engine.engine.args
     if SHUTDOWN_OPTION in args[:-1]:
         return math.ceil(float(args[args.index(SHUTDOWN_OPTION) + 1]))
-    return math.ceil(plan.gateway.server.drain_timeout)
+    return math.ceil(gateway.server.drain_timeout)
 
 
-def arguments(plan: KubernetesPlan, engine: EngineDeployment) -> tuple[str, ...]:
+def arguments(gateway: Plan, engine: EngineDeployment) -> tuple[str, ...]:
     """The command line after `vllm serve`. Our options come last, since vLLM takes the last of two equal options."""
     args = engine.engine.args
     argv = [engine.engine.model, *args]
     if engine.pod.gpus > 1 and not {f"--{name}" for name in PARALLEL} & set(args):
         argv += ["--tensor-parallel-size", str(engine.pod.gpus)]
     if SHUTDOWN_OPTION not in args:
-        argv += [SHUTDOWN_OPTION, str(shutdown_timeout(plan, engine))]
+        argv += [SHUTDOWN_OPTION, str(shutdown_timeout(gateway, engine))]
     argv += ["--served-model-name", engine.engine.served_name, "--host", "0.0.0.0", "--port", str(ENGINE_PORT)]
     return tuple(argv)
 
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{(\w+)\}|\$")
+REFERENCE: Final = re.compile(r"\$\$\{|\$\{(\w+)\}|\$")
 
 
 def environment(plan: KubernetesPlan, engine: EngineDeployment) -> list[Object]:
     """The engine's environment variables, each once."""
     entries: dict[str, Object] = {}
-    plain = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE)} | HOME
-    for name, value in (plain | dict(engine.environment)).items():
+    for name, value in (DEFAULTS | dict(engine.environment)).items():
         whole = re.fullmatch(r"\$\{(\w+)\}", value)
         if whole is not None:  # the value is `${NAME}` alone: refer to its Secret
             entries[name] = from_settings(plan, whole[1], variable=name)
@@ -190,7 +195,7 @@ def environment(plan: KubernetesPlan, engine: EngineDeployment) -> list[Object]:
         # `${NAME}` inside a longer text becomes Kubernetes' own `$(NAME)`, which must be defined before.
         for inner in sorted(names_in(value) - entries.keys()):
             entries[inner] = from_settings(plan, inner)
-        entries[name] = {"name": name, "value": _REFERENCE.sub(_expanded, value)}
+        entries[name] = {"name": name, "value": REFERENCE.sub(_expanded, value)}
     if engine.key is not None:
         entries["VLLM_API_KEY"] = from_settings(plan, engine.key, variable="VLLM_API_KEY")
     return list(entries.values())

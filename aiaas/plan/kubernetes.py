@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from aiaas.config.backend import Backend
 from aiaas.config.chain import largest_body
 from aiaas.config.check import check
 from aiaas.config.environment import names_in
-from aiaas.config.hops import AFTER_DRAIN, ingress_timeout, pre_stop, request_timeout
+from aiaas.config.hops import grace_period, ingress_timeout, pre_stop, request_timeout
 from aiaas.config.kubernetes import EnginePod, Kubernetes
 from aiaas.config.load import Loaded, load_text
 from aiaas.config.model import Config, Monitoring
@@ -36,9 +35,9 @@ CONFIG_DIGEST_DIGITS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class EngineDeployment:
-    """A vLLM that runs in a pod of its own.
+    """A vLLM that runs in a pod or container of its own.
 
-    name         the name of its objects, and the value of its `app` label
+    name         its host name; in a cluster the name of its objects, and the value of its `app` label
     key          the variable with its API key, None if it needs no key
     environment  `engine.env` as written, with `${NAME}` unresolved
     """
@@ -134,12 +133,10 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> KubernetesPlan:
     config = loaded.config
     assert config is not None
     settings = config.kubernetes
-    names = {backend: _engine_name(settings.name, backend) for backend in _vllm_engines(config)}
+    names = engine_names(config, f"{settings.name}-engine")
     urls = {backend: f"http://{name}.{settings.namespace}:{ENGINE_PORT}" for backend, name in names.items()}
     text = to_yaml(deployed_form(loaded.written, config, urls))
-    engines = tuple(_engines(loaded, names, compile_plan(config, env=env)))
-    secrets = {name for each in _enabled(config) for name in (each.api_key_env, each.isolate_cache_secret_env)}
-    variables = names_in(text) | {name for name in secrets if name is not None}
+    engines = tuple(engines_of(loaded, names, compile_plan(config, env=env)))
     gateway = plan_of_text(text, env)
     return KubernetesPlan(
         settings=settings,
@@ -151,11 +148,11 @@ def plan_kubernetes(loaded: Loaded, env: Mapping[str, str]) -> KubernetesPlan:
         ingress_timeout=ingress_timeout(config),
         largest_body=largest_body(config),
         request_timeout=request_timeout(config),
-        variables=tuple(sorted(variables)),
+        variables=variables_of(config, text),
         engines=engines,
         outgoing=tuple(dict.fromkeys(_edges(config))),
         pre_stop=pre_stop(config),
-        grace=pre_stop(config) + math.ceil(gateway.server.drain_timeout) + AFTER_DRAIN,
+        grace=grace_period(gateway.server.drain_timeout, before=pre_stop(config)),
     )
 
 
@@ -172,23 +169,31 @@ def _enabled(config: Config) -> Iterator[Backend]:
     return (backend for backend in config.backends.values() if backend.enabled)
 
 
-def _vllm_engines(config: Config) -> list[str]:
-    """The backends with an engine of kind vllm, also disabled ones, since the config needs their addresses as well."""
-    return [name for name, backend in config.backends.items() if backend.engine and backend.engine.kind == "vllm"]
+def variables_of(config: Config, text: str) -> tuple[str, ...]:
+    """The names whose values the gateway takes from its environment, sorted; `text` is its config."""
+    secrets = {name for each in _enabled(config) for name in (each.api_key_env, each.isolate_cache_secret_env)}
+    return tuple(sorted(names_in(text) | {name for name in secrets if name is not None}))
+
+
+def engine_names(config: Config, stem: str) -> dict[str, str]:
+    """Backend -> the host name of its engine, for engines of kind vllm; also of disabled backends, since the config
+    needs their addresses as well."""
+    engines = {name: backend.engine for name, backend in config.backends.items() if backend.engine}
+    return {name: _engine_name(stem, name) for name, engine in engines.items() if engine.kind == "vllm"}
 
 
 def _engine_name(stem: str, backend: str) -> str:
-    """The name of the Service for the engine of `backend`. If the backend's name does not fit into a Service's name, a
-    digest keeps the names unique (`A.b` and `a-b`)."""
+    """If the backend's name does not fit into a Service's name, a digest keeps the names unique (`A.b` and `a-b`)."""
     slug = re.sub(r"[^a-z0-9]+", "-", backend.lower()).strip("-")
-    name = f"{stem}-engine-{slug}"
+    name = f"{stem}-{slug}"
     if slug == backend and len(name) <= LONGEST_SERVICE_NAME:
         return name
     digest = hashlib.sha256(backend.encode()).hexdigest()[:6]
     return f"{name[: LONGEST_SERVICE_NAME - 7].rstrip('-')}-{digest}"
 
 
-def _engines(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator[EngineDeployment]:
+def engines_of(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator[EngineDeployment]:
+    """The engines of kind vllm, by the `names` of `engine_names` and the `plan` of the whole config."""
     config = loaded.config
     assert config is not None
     for backend in plan.backends:

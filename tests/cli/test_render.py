@@ -287,7 +287,7 @@ def test_an_address_that_is_a_variable_has_to_be_set(capsys: pytest.CaptureFixtu
     write(SECRETS.replace("http://${HOST}:8000", "${HOST}"))
     assert run(["render"]) == 1
     assert (
-        "error AIA005 backends.vllm.url: HOST is not set here, and the manifests depend on" in capsys.readouterr().err
+        "error AIA005 backends.vllm.url: HOST is not set here, and the rendering depends on" in capsys.readouterr().err
     )
 
 
