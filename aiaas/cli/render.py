@@ -98,7 +98,11 @@ def _render_elsewhere(target: Target, paths: Sequence[Path], output_dir: Path | 
     """Render for a target without a cluster, each in a module of its own."""
     from aiaas.errors import UsageError
 
-    del paths, output_dir
+    if target is Target.systemd:
+        from aiaas.cli.rendersystemd import render_systemd
+
+        render_systemd(paths, output_dir)
+        return
     raise UsageError(f"--target {target}: this version cannot render it yet")
 
 

@@ -1,4 +1,4 @@
-"""What systemd passes to a service, and what a service reports to it. Elsewhere nothing is passed, nothing reported.
+"""The two ways between systemd and a service: sockets come from it, reports go to it. Elsewhere there are neither.
 
     LISTEN_FDS, LISTEN_PID       listening sockets, from descriptor 3 on (sd_listen_fds(3)): a socket unit opens them
     NOTIFY_SOCKET                where READY=1 and WATCHDOG=1 go, one datagram each (sd_notify(3))
@@ -23,13 +23,13 @@ from aiaas.proxy.tasks import end_tasks
 
 FIRST_PASSED: Final = 3  # SD_LISTEN_FDS_START
 # Reports in the time after which systemd restarts the service; sd_watchdog_enabled(3) recommends two.
-BEATS: Final = 2
+REPORTS: Final = 2
 MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Systemd:
-    """What systemd gave to this process.
+    """The sockets and the addresses that systemd gave to this process.
 
     passed   listening TCP sockets, for `server.port`
     address  the address of NOTIFY_SOCKET; None if nobody waits for reports
@@ -80,7 +80,7 @@ def take_from_systemd(environ: MutableMapping[str, str]) -> Systemd:
         tuple(_listening(descriptor) for descriptor in range(FIRST_PASSED, FIRST_PASSED + count)),
         # A leading @ stands for the zero byte of Linux's abstract sockets.
         ("\0" + address[1:] if address.startswith("@") else address) or None,
-        int(interval) / MICROSECONDS / BEATS if watched and interval.isdecimal() else None,
+        int(interval) / MICROSECONDS / REPORTS if watched and interval.isdecimal() else None,
     )
 
 
