@@ -41,8 +41,14 @@ class Systemd:
     beat: float | None = None
 
     def ready(self, status: str) -> None:
-        """Report that the service serves, with a line for `systemctl status`. Raises OSError if that fails."""
-        self._report(f"READY=1\nSTATUS={status}", 0)
+        """Report that the service serves, with a line for `systemctl status`.
+
+        Raises EnvironmentFault if that fails: systemd would wait, and then stop the service.
+        """
+        try:
+            self._report(f"READY=1\nSTATUS={status}", 0)
+        except OSError as error:
+            raise EnvironmentFault(f"cannot report to systemd at {self.address!r} ($NOTIFY_SOCKET): {error}") from error
 
     async def watched(self, life: Coroutine[Any, Any, None]) -> None:
         """Await `life`, and meanwhile report to the watchdog that the event loop runs."""

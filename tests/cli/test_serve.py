@@ -318,7 +318,7 @@ def start_passed(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byte
     def begin(config: Path, sockets: list[socket.socket]) -> subprocess.Popen[bytes]:
         numbers = [sock.fileno() for sock in sockets]
         command = [sys.executable, "-c", PASS, ",".join(map(str, numbers)), str(config)]
-        env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"}
+        env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000000"}
         process = subprocess.Popen(command, env=env, pass_fds=numbers, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         processes.append(process)
         return process

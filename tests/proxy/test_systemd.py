@@ -91,6 +91,12 @@ def test_ready_is_one_datagram_with_a_status(is_abstract: bool, tmp_path: Path) 
         assert sock.recv(4096) == b"READY=1\nSTATUS=listening on x"
 
 
+def test_report_that_nobody_takes_is_an_error(tmp_path: Path) -> None:
+    """Otherwise systemd would stop the service after its patience, and nobody would know why."""
+    with pytest.raises(EnvironmentFault, match=r"gone.*NOTIFY_SOCKET"):
+        Systemd(address=str(tmp_path / "gone")).ready("x")
+
+
 def test_watchdog_is_told_twice_in_its_time() -> None:
     """Its time is in microseconds."""
     assert take_from_systemd({"WATCHDOG_USEC": "30000000"}).beat == 15
