@@ -64,7 +64,7 @@ def golden(session: nox.Session) -> None:
     for example in sorted(set(Path("examples").glob("*.yaml")) - {Path("examples/keys.yaml")}):
         folder = f"manifests/{example.stem}"
         session.run("python", "-m", "aiaas", "render", "-c", str(example), "--output-dir", folder)
-    systemd = ("--target", "systemd", "--output-dir", "manifests/engine-systemd")
+    systemd = ("--target", "systemd", "--output-dir", "manifests/systemd/engine")
     session.run("python", "-m", "aiaas", "render", "-c", "examples/engine.yaml", *systemd)
 
 

@@ -21,7 +21,7 @@ from tests.manifests.services import BACKEND, ENGINE, files_of, plan_of, values_
 from tests.repository_rules import ROOT
 
 EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if path.name != "keys.yaml"]
-GOLDEN = ROOT / "manifests" / "engine-systemd"
+GOLDEN = ROOT / "manifests" / "systemd" / "engine"
 HIGHEST_EXPOSURE = 20  # tenths
 # In place of programs that this machine does not have: systemd-analyze reports a missing one.
 PROGRAM = re.compile(r"/opt/\w+/current/bin/\w+(?= serve )")
@@ -80,7 +80,7 @@ def test_exposure_without_the_hardening_is_too_high(tmp_path: Path) -> None:
 
 
 def test_it_is_what_is_checked_in() -> None:
-    """manifests/engine-systemd/ holds exactly this rendering; `nox -s golden` writes it."""
+    """manifests/systemd/engine/ holds exactly this rendering; `nox -s golden` writes it."""
     files = systemd_files(plan_for_systemd([ROOT / "examples" / "engine.yaml"]), "engine.yaml")
     golden = {str(path.relative_to(GOLDEN)): path.read_text() for path in GOLDEN.rglob("*") if path.is_file()}
     assert files == golden, "nox -s golden"
