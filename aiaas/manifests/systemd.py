@@ -40,7 +40,7 @@ GATEWAY_USER: Final = "aiaas"
 PROGRAM: Final = "/opt/aiaas/current/bin/aiaas"  # `current` is a link to the version in use
 FIRST_INSTANCE: Final = "blue"
 CREDENTIALS: Final = "/etc/aiaas/credentials"
-EVERYWHERE: Final = ("0.0.0.0", "::")
+ANY_ADDRESS: Final = ("0.0.0.0", "::")
 SOCKET_BACKLOG: Final = 4096  # as many clients may wait in a restart; the kernel's own bound (net.core.somaxconn)
 LEAST_FILES: Final = 65_536
 FILES_A_CONNECTION: Final = 4  # client and endpoint, twice over
@@ -125,7 +125,7 @@ def _socket(plan: SystemdPlan) -> Iterator[tuple[str, str]]:
         yield "ListenStream", f"{host}:{server.port}"
     if server.workers > 1:
         yield "ReusePort", "yes"
-    if plan.host not in EVERYWHERE and not is_loopback(plan.host):
+    if plan.host not in ANY_ADDRESS and not is_loopback(plan.host):
         yield "FreeBind", "yes"  # at boot the address may come later
     yield "Backlog", str(SOCKET_BACKLOG)
 

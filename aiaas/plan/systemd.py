@@ -30,7 +30,7 @@ from aiaas.plan.kubernetes import EngineDeployment, engine_names, engines_of, pl
 from aiaas.plan.model import Plan
 
 ENGINE_HOST: Final = "127.0.0.1"
-ENGINE_STEM: Final = "vllm"
+UNIT_STEM: Final = "vllm"
 MIB: Final = 1024**2
 LEAST_MEMORY: Final = 512  # MiB for each worker, as a pod has by default
 MEMORY_STEP: Final = 128  # MiB
@@ -72,7 +72,7 @@ def plan_systemd(loaded: Loaded, env: Mapping[str, str]) -> SystemdPlan:
     """
     config = loaded.config
     assert config is not None
-    names = engine_names(config, ENGINE_STEM)
+    names = engine_names(config, UNIT_STEM)
     urls = {backend: f"http://{ENGINE_HOST}:{engine_port(config, backend)}" for backend in names}
     form = deployed_form(loaded.written, config, urls)
     form.pop("kubernetes", None)
