@@ -72,6 +72,8 @@ def golden(session: nox.Session) -> None:
     for source, options in COMPOSE_EXAMPLES.items():
         folder = f"manifests/compose/{Path(source).stem}"
         session.run("python", "-m", "aiaas", "render", "-t", "compose", "-c", source, *options, "--output-dir", folder)
+    systemd = ("--target", "systemd", "--output-dir", "manifests/systemd/engine")
+    session.run("python", "-m", "aiaas", "render", "-c", "examples/engine.yaml", *systemd)
 
 
 @nox.session

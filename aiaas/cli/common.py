@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("aiaas.yaml")
 CONFIG_VARIABLE = "AIAAS_CONFIG"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # set by systemd, in a unit with LoadCredential=
 COMPLETE_VARIABLE = "_AIAAS_COMPLETE"  # set by a shell that wants words; typer makes the name
 
 

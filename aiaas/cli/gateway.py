@@ -25,6 +25,7 @@ from aiaas.plan.model import BackendPlan, Plan
 from aiaas.proxy.client.incoming import require_c_parser
 from aiaas.proxy.engines import EngineMaker
 from aiaas.proxy.server import Ready, run_server
+from aiaas.proxy.systemd import take_from_systemd
 from aiaas.proxy.telemetry.log import FdWriter, JsonLog
 from aiaas.proxy.telemetry.readable import LogForm, written_as
 
@@ -60,6 +61,7 @@ def run_gateway(
     # Two descriptors a request; the usual soft limit of 1024 would allow 500 streams.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    systemd = take_from_systemd(os.environ)
     env = dict(os.environ)
     fd = sys.stdout.fileno() if log_to is None else log_to
     alone = plan.server.workers == 1
@@ -68,9 +70,21 @@ def run_gateway(
         log = JsonLog(written_as(form, writer), time.time, plan.monitoring.log_level)
         make_engine = engine_maker(log, plan, on_engine_healthy)
 
+        def ready(urls: Ready) -> None:
+            on_ready(urls)
+            systemd.ready(described(urls))
+
         def life() -> Coroutine[Any, Any, None]:
             if alone:
-                return run_server(plan, log, env=env, make_engine=make_engine, on_ready=on_ready, chat_key=chat_key)
+                return run_server(
+                    plan,
+                    log,
+                    env=env,
+                    make_engine=make_engine,
+                    on_ready=ready,
+                    chat_key=chat_key,
+                    passed=systemd.passed,
+                )
             from aiaas.proxy.workers.supervisor import supervise
 
             return supervise(
@@ -78,13 +92,14 @@ def run_gateway(
                 log,
                 env=env,
                 make_engine=make_engine,
-                on_ready=on_ready,
+                on_ready=ready,
                 command=(*python_command("aiaas.cli.worker"), form),
                 log_to=(fd, lock.fileno()),
+                passed=systemd.passed,
             )
 
         try:
-            run_loop(life, writer, log)
+            run_loop(lambda: systemd.watched(life()), writer, log)
         finally:
             log.flush()
 
@@ -145,9 +160,14 @@ def engine_maker(log: JsonLog, plan: Plan, on_healthy: Callable[[], None]) -> En
 
 def announce(ready: Ready) -> None:
     """Print one line for the operator."""
+    note(described(ready))
+
+
+def described(ready: Ready) -> str:
+    """Where the gateway listens, in one line."""
     keys = f"{ready.keys} key{'' if ready.keys == 1 else 's'}"
     metrics = f", metrics at {ready.metrics_url}" if ready.metrics_url else ""
-    note(f"listening on {ready.url} ({keys}){metrics}")
+    return f"listening on {ready.url} ({keys}){metrics}"
 
 
 if __name__ == "__main__":

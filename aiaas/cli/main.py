@@ -23,7 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from aiaas import __version__
-from aiaas.cli.common import COMPLETE_VARIABLE, new_app
+from aiaas.cli.common import COMPLETE_VARIABLE, CREDENTIALS_VARIABLE, new_app
 from aiaas.cli.outcome import EXIT_INTERRUPTED, guarded, let_go_of, note
 from aiaas.errors import CommandError
 
@@ -155,6 +155,10 @@ def _root(
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks. Works anywhere on the line."),
 ) -> None:
     del version, debug  # the first acts through its callback, the second was taken by `run`
+    if os.environ.get(CREDENTIALS_VARIABLE):
+        from aiaas.cli.credentials import add_credentials
+
+        add_credentials(os.environ)
     if ctx.invoked_subcommand is None:
         note(ctx.get_help())
         raise typer.Exit(2)

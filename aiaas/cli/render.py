@@ -108,14 +108,14 @@ def render(
 
 def _render_elsewhere(target: Target, paths: Sequence[Path], output_dir: Path | None, *, domain: str | None) -> None:
     """Render for a target without a cluster, each in a module of its own."""
-    from aiaas.errors import UsageError
-
     if target is Target.compose:
         from aiaas.cli.rendercompose import render_compose
 
         render_compose(paths, output_dir, domain)
-        return
-    raise UsageError(f"--target {target}: this version cannot render it yet")
+    else:
+        from aiaas.cli.rendersystemd import render_systemd
+
+        render_systemd(paths, output_dir)
 
 
 def _render_for_cluster(paths: Sequence[Path], output_dir: Path | None, *, only: str | None, diff: bool) -> None:

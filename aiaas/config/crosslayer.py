@@ -310,16 +310,10 @@ def _lost_with_the_pod(config: Config) -> Iterator[Finding]:
         yield codes.CONFIG_NAME, "warning", (_K8S, "immutable_config"), message
 
 
+# Those that hold wherever the gateway runs.
+MACHINE_RULES: Final[tuple[ClusterRule, ...]] = (_clients_wait_longer, _heartbeat, _drain, _contexts, *ENGINE_RULES)
 # Those that hold wherever the gateway and its engines run in containers.
-CONTAINER_RULES: Final[tuple[ClusterRule, ...]] = (
-    _clients_wait_longer,
-    _heartbeat,
-    _drain,
-    _workers,
-    _contexts,
-    _images,
-    *ENGINE_RULES,
-)
+CONTAINER_RULES: Final[tuple[ClusterRule, ...]] = (*MACHINE_RULES, _workers, _images)
 CLUSTER_RULES: Final[tuple[ClusterRule, ...]] = (
     *CONTAINER_RULES,
     _grace,

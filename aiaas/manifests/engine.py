@@ -169,7 +169,9 @@ def shutdown_timeout(gateway: Plan, engine: EngineDeployment) -> int:
     return math.ceil(gateway.server.drain_timeout)
 
 
-def arguments(gateway: Plan, engine: EngineDeployment) -> tuple[str, ...]:
+def arguments(
+    gateway: Plan, engine: EngineDeployment, *, host: str = "0.0.0.0", port: int = ENGINE_PORT
+) -> tuple[str, ...]:
     """The command line after `vllm serve`. Our options come last, since vLLM takes the last of two equal options."""
     args = engine.engine.args
     argv = [engine.engine.model, *args]
@@ -177,7 +179,7 @@ def arguments(gateway: Plan, engine: EngineDeployment) -> tuple[str, ...]:
         argv += ["--tensor-parallel-size", str(engine.pod.gpus)]
     if SHUTDOWN_OPTION not in args:
         argv += [SHUTDOWN_OPTION, str(shutdown_timeout(gateway, engine))]
-    argv += ["--served-model-name", engine.engine.served_name, "--host", "0.0.0.0", "--port", str(ENGINE_PORT)]
+    argv += ["--served-model-name", engine.engine.served_name, "--host", host, "--port", str(port)]
     return tuple(argv)
 
 

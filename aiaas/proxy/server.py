@@ -79,14 +79,16 @@ async def run_server(
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event | None = None,
     chat_key: str | None = None,
+    passed: Sequence[socket.socket] = (),
 ) -> None:
     """Run a gateway until SIGTERM, SIGINT or `stop`. With `chat_key` the admin port's page has a chat, which uses it.
 
+    passed  listening sockets to use for `server.port` (`take_ports`)
     Raises EnvironmentFault if a port is taken, an engine cannot start, or the certificate or the key file is invalid.
     """
     async with AsyncExitStack() as stack:
         keeper = begin_logging(log, stack)
-        (listener,), metrics_listener = await take_ports(plan, log, stack)
+        (listener,), metrics_listener = await take_ports(plan, log, stack, passed)
         stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
         server = GatewayServer(plan, log, env, stopping, keeper, stack)
         signals = {signal.SIGTERM: stopping.ask, signal.SIGINT: stopping.ask, signal.SIGHUP: server.reloader.wake}

@@ -338,3 +338,76 @@ def test_log_reader_that_left_does_not_stop_the_gateway(
     assert process.returncode == 0
     assert b"Traceback" not in stderr
     assert b"Broken pipe" not in stderr
+
+
+# -- under systemd, of which the tests play the part ----------------------------------------------------------------
+
+
+# Puts the descriptors where systemd puts them, and becomes `aiaas serve`.
+PASS = """
+import os, sys
+numbers = [int(number) for number in sys.argv[1].split(",")]
+for place, number in enumerate(numbers, 3):
+    os.dup2(number, place)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(numbers)))
+os.execv(sys.executable, [sys.executable, "-m", "aiaas", "serve", "-c", sys.argv[2]])
+"""
+
+
+@pytest.fixture
+def start_passed(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start `aiaas serve` with listening sockets from descriptor 3 on, and a socket for its reports."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def begin(config: Path, sockets: list[socket.socket]) -> subprocess.Popen[bytes]:
+        numbers = [sock.fileno() for sock in sockets]
+        command = [sys.executable, "-c", PASS, ",".join(map(str, numbers)), str(config)]
+        env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000000"}
+        process = subprocess.Popen(command, env=env, pass_fds=numbers, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def until_ready(manager: socket.socket) -> bytes:
+    """Wait for READY=1, as systemd does."""
+    while not (report := manager.recv(4096)).startswith(b"READY=1"):
+        assert report == b"WATCHDOG=1"
+    return report
+
+
+@pytest.mark.parametrize(("workers", "count"), [(1, 1), (2, 2), (2, 1)])
+def test_restart_with_passed_sockets_refuses_nobody(
+    tmp_path: Path, start_passed: Callable[..., subprocess.Popen[bytes]], workers: int, count: int
+) -> None:
+    """A client that comes while no gateway runs waits in the socket's queue, and the next gateway answers it."""
+    first = socket.create_server(("127.0.0.1", 0), reuse_port=True)
+    sockets = [first, *(socket.create_server(first.getsockname(), reuse_port=True) for _ in range(count - 1))]
+    for place, sock in enumerate(sockets):  # away from 3 and 4, which PASS fills
+        sockets[place] = socket.socket(fileno=fcntl.fcntl(sock.detach(), fcntl.F_DUPFD, 30))
+    port = sockets[0].getsockname()[1]
+    config, _ = write_config(tmp_path, server={"port": port, "workers": workers})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        old = start_passed(config, sockets)
+        assert f"listening on http://127.0.0.1:{port} ".encode() in until_ready(manager)
+        assert [get(port, "/health")[0] for _ in range(8)] == [200] * 8
+        old.terminate()
+        assert old.wait(60) == 0
+        waiting = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(8)]
+        for client in waiting:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        new = start_passed(config, sockets)
+        until_ready(manager)
+        for client in waiting:
+            with client:
+                assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        new.terminate()
+        assert new.wait(60) == 0
+    for sock in sockets:
+        sock.close()

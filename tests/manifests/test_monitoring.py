@@ -11,7 +11,7 @@ from tests.repository_rules import ROOT
 
 ALL = with_kubernetes(monitoring="{service_monitor: true, rules: true, dashboard: true}")
 # Grafana's names of units (its `valueFormats`).
-UNITS = {"reqps", "s", "short", "percentunit", "bytes"}
+UNITS_FOLDER = {"reqps", "s", "short", "percentunit", "bytes"}
 
 
 METRIC = re.compile(r"\b(?:aiaas|inference|tokens|process)_\w+")
@@ -56,7 +56,7 @@ def test_the_dashboard_has_what_grafana_requires() -> None:
         assert (panel["type"], bool(panel["title"])) == ("timeseries", True)
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS_FOLDER
         assert [(target["refId"], bool(target["expr"])) for target in panel["targets"]] == [("A", True)]
 
 

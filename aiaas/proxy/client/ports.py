@@ -2,6 +2,9 @@
 
 A gateway that drains gives up its ports at once. A successor that starts in the same moment waits for them, up to
 PORT_PATIENCE, so that `kill -TERM OLD; aiaas serve` never races and the successor may even be started first.
+
+Under systemd the sockets of `server.port` may be passed instead (`aiaas.proxy.systemd`): systemd opens them, as root,
+and keeps them while no gateway runs, so that clients wait in their queues instead of being refused.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -36,12 +39,16 @@ class PortTakenError(EnvironmentFault):
 _Ports = tuple[list[socket.socket], socket.socket | None]
 
 
-async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack) -> _Ports:
+async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack, passed: Sequence[socket.socket] = ()) -> _Ports:
     """Open the listening sockets, one for each worker, and that of metrics; `stack` closes all.
 
+    passed  listening sockets to use for `server.port`, in place of new ones
     Raises EnvironmentFault if that fails, after PORT_PATIENCE seconds if another program has a port.
     """
     server, monitoring = plan.server, plan.monitoring
+    given = hand_out(passed, server.workers)
+    if given and (port := given[0].getsockname()[1]) != server.port:
+        log.event("warning", "other_port", listens_on=port, config=server.port)
 
     def take() -> _Ports:
         # Metrics first: where only that port is taken, no client waits in the queue of the other one.
@@ -49,6 +56,8 @@ async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack) -> _Ports:
             bind(server.host, monitoring.metrics_port, "monitoring.metrics_port") if monitoring.prometheus else None
         )
         try:
+            if given:
+                return given, metrics
             if server.workers == 1:
                 return [bind(server.host, server.port, "server.port")], metrics
             return bind_shared(server.host, server.port, "server.port", server.workers), metrics
@@ -63,6 +72,25 @@ async def take_ports(plan: Plan, log: JsonLog, stack: AsyncExitStack) -> _Ports:
     if metrics_listener is not None:
         stack.callback(metrics_listener.close)
     return listeners, metrics_listener
+
+
+def hand_out(passed: Sequence[socket.socket], workers: int) -> list[socket.socket]:
+    """Give each worker one of the passed sockets, and close these; several workers may share one.
+
+    Raises EnvironmentFault if a socket would get no worker: the clients in its queue would wait for ever.
+    """
+    if len(passed) > workers:
+        raise EnvironmentFault(
+            f"the socket unit has {len(passed)} sockets, but server.workers is {workers}; render the units again: "
+            "aiaas render --target systemd"
+        )
+    listeners = [passed[number % len(passed)].dup() for number in range(workers if passed else 0)]
+    for sock in passed:
+        sock.close()
+    for listener in listeners:
+        _prepare(listener)
+        listener.setblocking(False)
+    return listeners
 
 
 async def _when_free(take: Callable[[], _Ports], log: JsonLog) -> _Ports:
@@ -117,8 +145,7 @@ def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is IPv4 as well
-        keep_alive(sock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it; uvloop sets it anyway
+        _prepare(sock)
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -133,6 +160,12 @@ def _listen(host: str, port: int, field: str, *, shared: bool) -> socket.socket:
         kind = PortTakenError if number == errno.EADDRINUSE else EnvironmentFault
         raise kind(f"cannot listen on {bracketed(host)}:{port} ({field}): {why}") from error
     return sock
+
+
+def _prepare(sock: socket.socket) -> None:
+    """Set the options that accepted sockets inherit; uvloop sets TCP_NODELAY anyway."""
+    keep_alive(sock)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def bracketed(host: str) -> str:

@@ -102,17 +102,19 @@ async def supervise(
     command: Sequence[str],
     log_to: tuple[int, int],
     stop: asyncio.Event | None = None,
+    passed: Sequence[socket.socket] = (),
 ) -> None:
     """Run `plan.server.workers` workers until SIGTERM, SIGINT or `stop`.
 
     command  the command line of a worker
     log_to   descriptors of the log and of its lock, for the workers
+    passed   listening sockets to use for `server.port` (`take_ports`)
     Raises EnvironmentFault if a port is taken, an engine cannot start, or a worker cannot start to serve.
     """
     async with AsyncExitStack() as stack:
         keeper = begin_logging(log, stack)
         open_tls(plan.server.tls)  # report an error in the files once, not once per worker
-        listeners, metrics_listener = await take_ports(plan, log, stack)
+        listeners, metrics_listener = await take_ports(plan, log, stack, passed)
         stopping = Stopping(stop or asyncio.Event(), asyncio.Event())
         supervisor = _Supervisor(plan, log, env, command, log_to, stopping, keeper)
         await supervisor.live(listeners, metrics_listener, make_engine, on_ready, stack)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import time
@@ -179,3 +180,55 @@ async def test_an_address_that_is_not_ours_is_not_waited_for(plan: Plan) -> None
 def test_only_a_pod_keeps_its_metrics_port(env: dict[str, str], keeps: bool) -> None:
     """Elsewhere a successor needs it."""
     assert keeps_metrics_port(env) is keeps
+
+
+# -- sockets that systemd passes ------------------------------------------------------------------------------------
+
+
+def passed_sockets(count: int) -> list[socket.socket]:
+    """Listening sockets on one port, as a socket unit opens them; without the options that aiaas sets."""
+    first = socket.create_server(("127.0.0.1", 0), reuse_port=True)
+    return [first, *(socket.create_server(first.getsockname(), reuse_port=True) for _ in range(count - 1))]
+
+
+@pytest.mark.parametrize(("workers", "count"), [(1, 1), (3, 3), (3, 1), (3, 2)])
+async def test_passed_sockets_are_used_for_the_workers(plan: Plan, workers: int, count: int) -> None:
+    """Each worker listens, and each socket has a worker; the port of the config stays free."""
+    passed = passed_sockets(count)
+    port = passed[0].getsockname()[1]
+    plan = replace(plan, server=replace(plan.server, workers=workers))
+    async with AsyncExitStack() as stack:
+        listeners, metrics = await take_ports(plan, Lines().log, stack, passed)
+        assert [listener.getsockname()[1] for listener in listeners] == [port] * workers
+        assert len({socket_number(listener) for listener in listeners}) == count
+        assert all(not listener.getblocking() for listener in listeners)
+        assert all(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for listener in listeners)
+        assert metrics is not None
+        bind("127.0.0.1", plan.server.port, "x").close()
+    assert [listener.fileno() for listener in (*listeners, *passed)] == [-1] * (workers + count)
+
+
+def socket_number(sock: socket.socket) -> int:
+    """The number of the kernel's socket, the same for copies of a descriptor."""
+    return os.fstat(sock.fileno()).st_ino
+
+
+async def test_passed_socket_without_a_worker_is_an_error(plan: Plan) -> None:
+    """The clients in its queue would wait for ever."""
+    passed = passed_sockets(2)
+    async with AsyncExitStack() as stack:
+        with pytest.raises(EnvironmentFault, match=r"2 sockets, but server.workers is 1.*--target systemd"):
+            await take_ports(plan, Lines().log, stack, passed)
+    for sock in passed:
+        sock.close()
+
+
+async def test_passed_socket_on_another_port_is_logged(plan: Plan) -> None:
+    """The socket unit counts, and the operator may have changed the config only."""
+    (passed,) = passed_sockets(1)
+    port = passed.getsockname()[1]
+    lines = Lines()
+    async with AsyncExitStack() as stack:
+        await take_ports(plan, lines.log, stack, [passed])
+    (line,) = lines.events()
+    assert (line["event"], line["listens_on"], line["config"]) == ("other_port", port, plan.server.port)
