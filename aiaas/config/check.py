@@ -11,9 +11,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from aiaas.config import codes, exposure, request_fields
+from aiaas.config import addresses, codes, exposure, request_fields
 from aiaas.config.accept import check_accept
-from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend
 from aiaas.config.crosslayer import CLUSTER_RULES
 from aiaas.config.load import Loaded
@@ -112,37 +111,6 @@ def _each(config: Config, *, enabled_only: bool = False) -> Iterator[tuple[Path,
 def _some_backend(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
     if not any(backend.enabled for backend in config.backends.values()):
         yield codes.NO_BACKEND, "error", ("backends",), "no backend is enabled; set enabled: true in at least one"
-
-
-def _one_address(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    for path, backend in _each(config):
-        given = [name for name in ("url", "urls", "dns", "engine") if getattr(backend, name) is not None]
-        if not given:
-            yield codes.ADDRESS, "error", path, "has no address; give it one of url, urls, dns and engine"
-        elif len(given) > 1:
-            message = f"has {len(given)} kinds of address ({', '.join(given)}); keep one of them"
-            yield codes.ADDRESS, "error", (*path, given[1]), message
-
-
-def _urls(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
-    for path, backend in _each(config):
-        seen: dict[str, Path] = {}
-        places = [((*path, "url"), backend.url)] if backend.url is not None else []
-        places += [((*path, "urls", index), url) for index, url in enumerate(backend.urls or ())]
-        for place, text in places:
-            try:
-                url = parse_url(text).url
-            except ValueError as error:
-                yield codes.BAD_URL, "error", place, str(error)
-                continue
-            if url in seen:
-                yield codes.BAD_URL, "error", place, f"{url} is listed twice; each replica has its own address"
-            seen[url] = place
-        if backend.dns is not None:
-            try:
-                parse_dns(backend.dns)
-            except ValueError as error:
-                yield codes.BAD_URL, "error", (*path, "dns"), str(error)
 
 
 def _model_names(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
@@ -376,8 +344,7 @@ def _connections(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
 
 RULES: Final[tuple[Rule, ...]] = (
     _some_backend,
-    _one_address,
-    _urls,
+    *addresses.ADDRESS_RULES,
     _model_names,
     _fallbacks,
     _endpoint_paths,

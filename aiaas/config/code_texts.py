@@ -186,6 +186,11 @@ CODES: Final = MappingProxyType(
             "`/v1/traces` (usual port: 4318; 4317 is that of gRPC, which aiaas does not speak). `headers` are further "
             "headers for it; aiaas itself writes those that frame the request.",
         ),
+        codes.BACKEND_TLS: (
+            "`tls` at a backend without TLS",
+            "`backends.X.tls` says how to verify the certificate of an `https://` address. This backend has none, so "
+            "its requests cross the network in plain text: write `https://`, or remove `tls`.",
+        ),
         codes.KEYS_FILE: (
             "The key file is missing, or has no keys (warning)",
             "`aiaas serve` starts, and rejects every request until the key file exists. `aiaas keys create NAME` "
@@ -216,14 +221,15 @@ CODES: Final = MappingProxyType(
         ),
         codes.TLS_FILES: (
             "The certificate or its key cannot be used",
-            "A file of `server.tls` or `rate_limit.store` is missing, not readable or not PEM, or certificate and key "
-            "do not belong together. `aiaas serve` does not start with such files; a running gateway keeps the last "
-            "good pair in force.",
+            "A file of `server.tls`, `backends.X.tls` or `rate_limit.store` is missing, not readable or not PEM, or "
+            "certificate and key do not belong together. `aiaas serve` does not start with such files; a running "
+            "gateway keeps the last good ones in force.",
         ),
         codes.TLS_VALIDITY: (
             "The certificate has expired or soon will (warning)",
-            "Clients reject an expired certificate. Renew it two weeks before it expires (a short-lived certificate: "
-            "when a quarter of its life is left). aiaas loads the renewed file without a restart.",
+            "Clients reject an expired certificate; aiaas rejects a backend if the authority (`ca_file`) has expired. "
+            "Renew one two weeks before it expires (a short-lived certificate: when a quarter of its life is left). "
+            "aiaas loads the renewed file without a restart.",
         ),
         codes.UNUSED_VARIABLE: (
             "A variable of `kubernetes.env` that nothing uses (warning)",

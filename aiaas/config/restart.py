@@ -81,6 +81,7 @@ RELOADS: Final = frozenset(
         "backends.*.url",
         "backends.*.urls",
         "backends.*.dns",
+        "backends.*.tls",
         "backends.*.timeout",
         "backends.*.total_timeout",
         "backends.*.connect_timeout",

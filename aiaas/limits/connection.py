@@ -21,6 +21,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, NamedTuple, cast
 
+from aiaas.authorities import AuthoritiesError, trusting
 from aiaas.errors import AiaasError
 from aiaas.limits.redis_url import RedisUrl, StorePlace
 from aiaas.limits.resp import RedisReplyError, Replies, Reply, RespError, command
@@ -228,6 +229,9 @@ async def connect(
         raise StoreAwayError(
             f"{named(url, place)} did not accept a connection within {STORE_CONNECT_TIMEOUT:g} s"
         ) from None
+    except ssl.SSLCertVerificationError as error:
+        fault = f"the certificate of {named(url, place)} does not verify: {error.verify_message}"
+        raise StoreAwayError(f"{fault}; name the file of its authority: ?ssl_ca_certs=FILE") from error
     except OSError as error:
         raise StoreAwayError(f"cannot connect to {named(url, place)}: {error.strerror or error}") from error
     username, password = url.username, url.password
@@ -267,9 +271,9 @@ def tls_context(url: RedisUrl) -> ssl.SSLContext | None:
     if not url.tls:
         return None
     try:
-        context = ssl.create_default_context(cafile=url.ca_file)
-    except OSError as error:
-        raise StoreTlsError(f"{url.ca_file} does not hold PEM certificates: {error.strerror or error}") from error
+        context = trusting(url.ca_file)
+    except AuthoritiesError as error:
+        raise StoreTlsError(str(error)) from error
     if url.cert_file is not None:
         try:
             context.load_cert_chain(url.cert_file, url.key_file)

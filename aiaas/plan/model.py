@@ -53,9 +53,24 @@ class ServerPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustPlan:
+    """How the certificate of an https endpoint is verified.
+
+    ca_file      the authorities to trust instead of the system's
+    server_name  the name that the certificate must have; None: the host of the address
+    section      where the config says so, for messages: "backends.vllm.tls"; "" if it cannot
+    """
+
+    ca_file: Path | None = None
+    server_name: str | None = None
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointPlan:
     """One address of a backend.
 
+    trust  has no effect without TLS
     heads  path -> the first bytes of a request to it, complete except for per-request headers and the final CRLF:
            b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: vllm:8000\\r\\nAccept-Encoding: identity\\r\\n", and the
            backend's own Authorization if it has a key (hence not in the repr)
@@ -67,6 +82,7 @@ class EndpointPlan:
     tls: bool
     base_path: str
     heads: Mapping[str, bytes] = field(repr=False)
+    trust: TrustPlan = TrustPlan()
 
     def at(self, address: str) -> EndpointPlan:
         """This endpoint at one IP address of its host name; the Host header keeps the name."""
@@ -309,3 +325,13 @@ class Plan:
     source: Path | None = field(default=None, compare=False)
     overrides: tuple[str, ...] = field(default=(), compare=False)
     config: bytes | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def ca_files(self) -> Mapping[Path, str]:
+        """The files whose authorities backends are verified with, each with the section that names it first."""
+        trusts = [endpoint.trust for backend in reversed(self.backends) for endpoint in backend.endpoints]
+        return {trust.ca_file: trust.section for trust in trusts if trust.ca_file is not None}
+
+    def ca_files_beside(self, other: Plan) -> Mapping[Path, str]:
+        """Those of `ca_files` that another Plan does not have."""
+        return {file: section for file, section in self.ca_files.items() if file not in other.ca_files}

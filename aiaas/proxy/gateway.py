@@ -119,7 +119,7 @@ class Gateway:
         self.places = Places(plan.server, self.incidents.turned_away)
         self.bodies = BodyBudget(plan.server, self.places)
         self._date = (0, b"")
-        tls = ClientTls()
+        self.tls = tls = ClientTls()
         self.fleet = Fleet(log, metrics, tls)
         self.traces = Tracing(log, tls, wall)
         self.active = self._activate(plan)

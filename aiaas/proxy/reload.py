@@ -1,4 +1,5 @@
-"""Put a changed config, key file or certificate in force while requests run; log a broken file, and change nothing.
+"""Put a changed config, key file, certificate or file of authorities in force while requests run; log a broken file,
+and change nothing.
 
 Compile first, then swap one reference. Requests in flight finish under the Plan that they began with. Keys that a new
 Plan needs are read before the Plan is in force, so that valid keys are not refused in between. Fields that need a
@@ -29,7 +30,7 @@ from aiaas.proxy.watch import FileWatch
 
 
 class Reloader:
-    """Follows the config, the key file and the certificate of one gateway.
+    """Follows the config, the key file, the certificate and the backends' authorities of one gateway.
 
     env         the environment, for the config's `${NAME}` and overrides
     offer       offers changed settings to the engines
@@ -59,9 +60,10 @@ class Reloader:
         self._reading_keys = asyncio.Lock()
         self._has_keys = False  # whether a key file was valid once
         self._crashed = crashed = gateway.incidents.internal_error
-        self._key_watch = FileWatch(begun_with.auth.keys_file, self.reload_keys, crashed)
+        self._key_watch = FileWatch([begun_with.auth.keys_file], self.reload_keys, crashed)
         source = begun_with.source
-        self._config_watch = None if source is None else FileWatch(source, self.reload_config, crashed)
+        self._config_watch = None if source is None else FileWatch([source], self.reload_config, crashed)
+        self._ca_watch = FileWatch(begun_with.ca_files, self.reload_authorities, crashed)
         self._tls: ServerTls | None = None
         self._tls_watches: tuple[FileWatch, ...] = ()
         self._reading_tls = asyncio.Lock()
@@ -82,7 +84,7 @@ class Reloader:
     def watches(self) -> list[FileWatch]:
         """Return the file watches; the caller runs them until the end."""
         config = [] if self._config_watch is None else [self._config_watch]
-        return [self._key_watch, *config, *self._tls_watches]
+        return [self._key_watch, *config, *self._tls_watches, self._ca_watch]
 
     def wake(self) -> None:
         """Read all watched files now, on SIGHUP."""
@@ -139,7 +141,7 @@ class Reloader:
         Return False if there are no last good keys: under such a Plan every request would be refused.
         """
         before, self._auth = self._auth, auth
-        self._key_watch.follow(auth.keys_file)
+        self._key_watch.follow([auth.keys_file])
         error = await self._load_keys()
         if error is None:
             return True
@@ -147,7 +149,7 @@ class Reloader:
             self._keys_not_reloaded(error)
             return True
         self._auth = before
-        self._key_watch.follow(before.keys_file)
+        self._key_watch.follow([before.keys_file])
         why = f"auth.keys_file: {error}; fix it, then send SIGHUP or change the config again"
         self._not_reloaded(why, error=why)
         return False
@@ -175,7 +177,7 @@ class Reloader:
     def follow_tls(self, tls: ServerTls) -> None:
         """Also watch the files of the server's certificate. Call this before running `watches`."""
         self._tls = tls
-        self._tls_watches = tuple(FileWatch(file, self.reload_tls, self._crashed) for file in files_of(tls.plan))
+        self._tls_watches = (FileWatch(files_of(tls.plan), self.reload_tls, self._crashed),)
         self._certificate_in_force(tls)
         self._warn_of_expiry(tls)
 
@@ -206,6 +208,27 @@ class Reloader:
         if warning is not None:
             self._log.event("warning", "tls_certificate", file=str(tls.plan.cert_file), problem=warning)
 
+    # -- authorities of backends ----------------------------------------------------------------------------------
+
+    async def begin_authorities(self) -> None:
+        """Read the files with the authorities of backends at the start. Raises EnvironmentFault if one cannot be used:
+        without it each request to its backend would fail."""
+        if errors := await self._gateway.tls.read(self._gateway.active.plan.ca_files):
+            raise EnvironmentFault(f"cannot use {'; '.join(errors.values())}")
+
+    async def reload_authorities(self) -> None:
+        """Use the authorities that are in the files now for new connections; keep those of a file that is broken."""
+        files = self._gateway.active.plan.ca_files
+        if not files:
+            return
+        errors = await self._gateway.tls.read(files)
+        why = "; ".join(errors.values())
+        for file in files.keys() - errors.keys():
+            self._log.event("info", "authorities_reloaded", file=str(file))
+        if errors:
+            self._log.event("error", "authorities_not_reloaded", error=why)
+        self._reloaded("authorities", why or None)
+
     # -- config ---------------------------------------------------------------------------------------------------
 
     async def reload_config(self) -> None:
@@ -225,6 +248,10 @@ class Reloader:
         if plan is None:
             self._not_reloaded("; ".join(problems), problems=problems)
             return
+        if errors := await self._gateway.tls.read(plan.ca_files_beside(before)):
+            why = f"{'; '.join(errors.values())}; fix it, then send SIGHUP or change the config again"
+            self._not_reloaded(why, error=why)
+            return
         if plan.auth != before.auth and not await self._follow_auth(plan.auth):
             return
         self._reloaded("config")
@@ -240,12 +267,13 @@ class Reloader:
 
     async def _put_in_force(self, plan: Plan, before: Plan) -> None:
         self._gateway.replace_plan(plan)
+        self._ca_watch.follow(plan.ca_files)
         self.in_force_since = time.time()
         self._on_plan(plan)
         self._log.threshold = LEVELS[plan.monitoring.log_level]
         if plan.server.tls is not None and plan.server.tls != before.server.tls:
-            for watch, file in zip(self._tls_watches, files_of(plan.server.tls), strict=False):
-                watch.follow(file)
+            for watch in self._tls_watches:
+                watch.follow(files_of(plan.server.tls))
             await self.reload_tls()
 
     def _not_reloaded(self, why: str, /, **fields: object) -> None:

@@ -230,6 +230,7 @@ class GatewayServer:
         tls = open_tls(plan.server.tls)
         if tls is not None:
             self.reloader.follow_tls(tls)
+        await self.reloader.begin_authorities()
         if self._shared is not None:
             await begin_shared_store(self._shared, self._keeper, self.metrics, self._stack)
         self._keeper.keep(self._usage.run, "usage", self._stack)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 WATCH_INTERVAL = 0.5
@@ -50,7 +50,7 @@ class FileLooks:
 
 
 class FileWatch:
-    """Watches one file.
+    """Watches files that are read together.
 
     changed   called after each change, one call at a time
     crashed   called with an exception that `changed` raised; the watching goes on
@@ -59,26 +59,24 @@ class FileWatch:
 
     def __init__(
         self,
-        path: Path,
+        paths: Iterable[Path],
         changed: Callable[[], Awaitable[None]],
         crashed: Callable[[BaseException], None],
         interval: float = WATCH_INTERVAL,
     ) -> None:
-        self._path = path
         self._interval = interval
         self._changed = changed
         self._crashed = crashed
-        self._looks = FileLooks(signature(path))
         self._woken = asyncio.Event()
+        self.follow(paths)
 
     def wake(self) -> None:
         """Treat the file as changed at once: a user who sends SIGHUP has finished writing it."""
         self._woken.set()
 
-    def follow(self, path: Path) -> None:
-        """Watch another file from now on, and report only its later changes."""
-        self._path = path
-        self._looks = FileLooks(signature(path))
+    def follow(self, paths: Iterable[Path]) -> None:
+        """Watch these files from now on, and report only their later changes."""
+        self._looks = {path: FileLooks(signature(path)) for path in paths}
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -87,11 +85,13 @@ class FileWatch:
                 async with asyncio.timeout(self._interval):
                     await self._woken.wait()
             except TimeoutError:
-                if not self._looks.has_changed(signature(self._path)):
+                # Look at every file: `has_changed` remembers what it saw.
+                changed = {path for path, looks in self._looks.items() if looks.has_changed(signature(path))}
+                if not changed:
                     continue
             else:
                 self._woken.clear()
-                self._looks = FileLooks(signature(self._path))
+                self.follow(tuple(self._looks))
             (error,) = await asyncio.gather(self._changed(), return_exceptions=True)
             if error is not None:
                 self._crashed(error)

@@ -115,7 +115,7 @@ async def test_a_wake_reads_at_once(tmp_path: Path) -> None:
     async def changed() -> None:
         calls.put_nowait(1)
 
-    watch = FileWatch(path, changed, lambda _error: None, interval=0.02)
+    watch = FileWatch([path], changed, lambda _error: None, interval=0.02)
     task = asyncio.create_task(watch.run())
     path.write_text("x")
     watch.wake()
@@ -136,7 +136,7 @@ async def test_wake_is_a_change_and_a_crash_does_not_end_watching(tmp_path: Path
         if not crashes:
             raise ZeroDivisionError
 
-    watch = FileWatch(tmp_path / "file", changed, crashes.append)
+    watch = FileWatch([tmp_path / "file"], changed, crashes.append)
     task = asyncio.create_task(watch.run())
     for _ in range(2):
         watch.wake()
@@ -158,7 +158,7 @@ async def test_change_before_the_watch_begins_is_seen(tmp_path: Path) -> None:
 
     path = tmp_path / "file"
     path.write_text("x")
-    watch = FileWatch(path, changed, lambda _error: None, interval=0.02)
+    watch = FileWatch([path], changed, lambda _error: None, interval=0.02)
     path.write_text("xy")
     task = asyncio.create_task(watch.run())
     await asyncio.wait_for(calls.get(), 10)
@@ -176,8 +176,8 @@ async def test_another_file_is_watched_from_its_present_state_on(tmp_path: Path)
         calls.put_nowait(1)
 
     (tmp_path / "new").write_text("x")
-    watch = FileWatch(tmp_path / "old", changed, lambda _error: None, interval=0.02)
-    watch.follow(tmp_path / "new")
+    watch = FileWatch([tmp_path / "old"], changed, lambda _error: None, interval=0.02)
+    watch.follow([tmp_path / "new"])
     task = asyncio.create_task(watch.run())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(calls.get(), 0.2)

@@ -109,6 +109,9 @@ class EndpointState:
         self.backend = backend
         self._set_bound()
         self.most_pending = backend.plan.max_pending_prefill
+        if plan.trust != self.pool.dialer.trust:  # verify the server again
+            self.pool.dialer.trust = plan.trust
+            self.pool.drop_idle()
         self.plan = self.pool.endpoint = plan
         self.number = number_of(plan.url.encode())
         self.pool.connect_timeout = backend.plan.connect_timeout

@@ -16,6 +16,7 @@ from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import render_records
 from aiaas.plan.model import Plan
 from aiaas.proxy.reread import OfferEngines, reread
+from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.watch import FileWatch
 
 _Keys = tuple[str, frozenset[str]]  # the key file's text, and the ids in it
@@ -52,8 +53,8 @@ class Baseline:
         self._on_plan = on_plan
         self.keys: str | None = None
         self.key_ids: frozenset[str] | None = None
-        self._config_watch = FileWatch(self.source, self._read_config, crashed)
-        self._key_watch = FileWatch(plan.auth.keys_file, self._read_keys, crashed)
+        self._config_watch = FileWatch([self.source], self._read_config, crashed)
+        self._key_watch = FileWatch([plan.auth.keys_file], self._read_keys, crashed)
 
     async def begin(self) -> None:
         """Read both files for the first time. A missing key file is not an error.
@@ -61,6 +62,8 @@ class Baseline:
         Raises EnvironmentFault if the config has become invalid in the meantime, or if the key file cannot be used, so
         that the error is reported once and not by each worker.
         """
+        if errors := await ClientTls().read(self.plan.ca_files):
+            raise EnvironmentFault(f"cannot use {'; '.join(errors.values())}")
         await self._read_config()
         if not self.before:  # the config became invalid, or its ports and engines changed while they are being started
             raise EnvironmentFault(f"{self.source} was changed while it was read; start again")
@@ -85,12 +88,14 @@ class Baseline:
         reading = await reread(self.source, self._env, self.plan.config, self._offer, text)
         if reading.plan is None:
             return
+        if await ClientTls().read(reading.plan.ca_files_beside(self.plan)):
+            return  # the workers reject such a config, too (`Reloader`)
         auth = reading.plan.auth
         if auth != self.plan.auth:
-            self._key_watch.follow(auth.keys_file)
+            self._key_watch.follow([auth.keys_file])
             keys = await asyncio.to_thread(_keys, auth.keys_file) if auth.enabled else None
             if auth.enabled and keys is None and self.keys is None:
-                self._key_watch.follow(self.plan.auth.keys_file)
+                self._key_watch.follow([self.plan.auth.keys_file])
                 return  # the workers reject such a config, too (`Reloader`)
             self._keep(keys)
         self.config, self.plan = text, reading.plan
