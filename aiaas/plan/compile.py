@@ -122,6 +122,7 @@ def _server(config: Config, folder: Path) -> ServerPlan:
         trusted_proxies=server.trusted_proxies,
         cors_allow_origins=server.cors.allow_origins if server.cors else None,
         tls=TlsPlan(folder / tls.cert_file, folder / tls.key_file, tls.min_version) if tls else None,
+        path_prefix=server.path_prefix or "",
     )
 
 

@@ -50,6 +50,7 @@ class ServerPlan:
     trusted_proxies: tuple[str, ...]  # CIDRs
     cors_allow_origins: tuple[str, ...] | None
     tls: TlsPlan | None
+    path_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

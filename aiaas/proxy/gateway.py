@@ -149,7 +149,7 @@ class Gateway:
             if active.plan.serves_models and paths.is_models_path(path):
                 require_method(request, ("GET", "HEAD"))
                 return await self._models(request, client, active, record)
-            raise not_found(path)
+            raise not_found(path, active.plan.server.path_prefix)
         except ApiError as error:
             return self._refuse(request, client, record, error)
         except Exception as error:

@@ -97,6 +97,7 @@ OTHER_VALUES: dict[str, Any] = {
     "server.max_connections_per_address": 7,
     "server.body_total_timeout": "77s",
     "server.min_body_rate": "7KiB",
+    "server.path_prefix": "/llm",
     "server.max_header_size": "16KiB",
     "server.header_timeout": "3s",
     "server.body_timeout": "3s",
