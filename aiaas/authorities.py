@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Final
 
 from aiaas.errors import AiaasError
+
+# `verify_code` of a certificate whose authority is not trusted. X509_V_ERR_: DEPTH_ZERO_SELF_SIGNED_CERT,
+# SELF_SIGNED_CERT_IN_CHAIN, UNABLE_TO_GET_ISSUER_CERT_LOCALLY, UNABLE_TO_VERIFY_LEAF_SIGNATURE (OpenSSL, x509_vfy.h).
+UNKNOWN_AUTHORITY: Final = frozenset({18, 19, 20, 21})
 
 
 class AuthoritiesError(AiaasError):

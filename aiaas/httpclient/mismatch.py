@@ -11,13 +11,12 @@ import asyncio
 import ssl
 from typing import Final
 
+from aiaas.authorities import UNKNOWN_AUTHORITY
+
 WRITE_HTTP: Final = "the server speaks plain HTTP; write http:// instead of https://"
 WRITE_HTTPS: Final = "the server speaks TLS; write https:// instead of http://"
 # The reasons that versions of OpenSSL give for an answer such as "HTTP/1.1 400 Bad Request".
 _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
-# X509_V_ERR_: DEPTH_ZERO_SELF_SIGNED_CERT, SELF_SIGNED_CERT_IN_CHAIN, UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
-# UNABLE_TO_VERIFY_LEAF_SIGNATURE (OpenSSL, x509_vfy.h).
-UNKNOWN_AUTHORITY: Final = frozenset({18, 19, 20, 21})
 
 
 def tls_fault(error: ssl.SSLError) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, NamedTuple, cast
 
-from aiaas.authorities import AuthoritiesError, trusting
+from aiaas.authorities import UNKNOWN_AUTHORITY, AuthoritiesError, trusting
 from aiaas.errors import AiaasError
 from aiaas.limits.redis_url import RedisUrl, StorePlace
 from aiaas.limits.resp import RedisReplyError, Replies, Reply, RespError, command
@@ -230,8 +230,9 @@ async def connect(
             f"{named(url, place)} did not accept a connection within {STORE_CONNECT_TIMEOUT:g} s"
         ) from None
     except ssl.SSLCertVerificationError as error:
-        fault = f"the certificate of {named(url, place)} does not verify: {error.verify_message}"
-        raise StoreAwayError(f"{fault}; name the file of its authority: ?ssl_ca_certs=FILE") from error
+        fix = "; name a file with its authority: ?ssl_ca_certs=FILE" if error.verify_code in UNKNOWN_AUTHORITY else ""
+        fault = f"the certificate of {named(url, place)} does not verify: {error.verify_message}{fix}"
+        raise StoreAwayError(fault) from error
     except OSError as error:
         raise StoreAwayError(f"cannot connect to {named(url, place)}: {error.strerror or error}") from error
     username, password = url.username, url.password

@@ -67,8 +67,9 @@ def deployed_form(written: dict[str, Any], config: Config, engine_urls: dict[str
 
 
 def authorities_entry(ca_file: str) -> str | None:
-    """The entry of `kubernetes.authorities` that a file of the config is in the pod; None for a file of the image."""
-    return None if Path(ca_file).is_absolute() else Path(ca_file).name
+    """The entry of `kubernetes.authorities` that a file of the config is in the pod; None for a file of the image, and
+    for a path with a variable, whose value in the cluster is the path in the pod."""
+    return None if Path(ca_file).is_absolute() or "${" in ca_file else Path(ca_file).name
 
 
 def _mounted(ca_file: str) -> str:

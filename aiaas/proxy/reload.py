@@ -267,7 +267,12 @@ class Reloader:
 
     async def _put_in_force(self, plan: Plan, before: Plan) -> None:
         self._gateway.replace_plan(plan)
-        self._ca_watch.follow(plan.ca_files)
+        if plan.ca_files != before.ca_files:
+            self._ca_watch.follow(plan.ca_files)
+            if plan.ca_files:
+                await self.reload_authorities()
+            else:
+                self._reloaded("authorities")  # the fault of a file that no backend names any more is over
         self.in_force_since = time.time()
         self._on_plan(plan)
         self._log.threshold = LEVELS[plan.monitoring.log_level]

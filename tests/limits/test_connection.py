@@ -355,6 +355,6 @@ async def test_tls_with_a_private_authority_and_a_client_certificate(tmp_path: P
     files = f"ssl_ca_certs={tmp_path}/ca.pem&ssl_certfile={tmp_path}/cert.pem&ssl_keyfile={tmp_path}/key.pem"
     async with connected(echo, query=f"?{files}", tls=context) as connection:
         assert await connection.call("ECHO", "sealed") == b"sealed"
-    with pytest.raises(StoreAwayError, match=r"self-signed .*; name the file of its authority: \?ssl_ca_certs=FILE"):
+    with pytest.raises(StoreAwayError, match=r"self-signed .*; name a file with its authority: \?ssl_ca_certs=FILE"):
         async with connected(echo, query="", tls=context):
             pass

@@ -126,18 +126,19 @@ def test_a_higher_maximum_of_replicas_rolls_no_pod() -> None:
     [
         ("certs/ca.pem", "/etc/aiaas/authorities/ca.pem"),
         ("/etc/ssl/company.pem", "/etc/ssl/company.pem"),
+        ("${CA}", "/run/company.pem"),
     ],
-    ids=["beside the config", "in the image"],
+    ids=["beside the config", "in the image", "a variable"],
 )
 def test_authorities_are_where_they_are_mounted(written: str, mounted: str) -> None:
     """Of backends and of a store; the rest of the store's address, with its variable, stays as it is."""
     text = (
-        f"backends:\n  a: {{url: 'https://e:8000', models: [x], tls: {{ca_file: {written}, server_name: e.i}}}}\n"
+        f"backends:\n  a: {{url: 'https://e:8000', models: [x], tls: {{ca_file: '{written}', server_name: e.i}}}}\n"
         f"  b: {{url: 'https://f:8000', models: [y]}}\n"
         "rate_limit:\n"
         f"  store: 'rediss://:${{PASSWORD}}@r/0?ssl_ca_certs={written}&ssl_certfile=/c&ssl_keyfile=/k'\n"
     )
-    env = {"PASSWORD": "p/w"}
+    env = {"PASSWORD": "p/w", "CA": "/run/company.pem"}
     plan, form = deployed(text, env, {})
     there = plan_of_text(form, env)
     assert there.digest == plan.digest

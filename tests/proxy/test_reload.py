@@ -359,12 +359,17 @@ async def test_a_config_with_broken_authorities_is_refused(folder: Path) -> None
     assert line["error"].startswith(f"backends.a.tls.ca_file: {folder}/ca.pem does not exist; fix it")
     assert site.plans == []
     (folder / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
-    assert events(await site.reload(trusting("ca.pem"))) == ["config_reloaded"]
+    assert events(await site.reload(trusting("ca.pem"))) == ["authorities_reloaded", "config_reloaded"]
     assert len(site.plans) == 1
     await site.reloader.reload_authorities()
     assert events(site.logged()) == ["authorities_reloaded"]
     (folder / "ca.pem").write_text("broken")  # its last good content is still there
     assert events(await site.reload(trusting("ca.pem") | {"server": {"heartbeat": "3s"}})) == ["config_reloaded"]
+    await site.reloader.reload_authorities()
+    assert 'aiaas_reload_ok{what="authorities"} 0.0' in site.metrics.expose().decode()
+    site.logged()
+    assert events(await site.reload(BASE)) == ["config_reloaded"]
+    assert 'aiaas_reload_ok{what="authorities"} 1.0' in site.metrics.expose().decode()
 
 
 async def test_without_authorities_there_is_nothing_to_read(folder: Path) -> None:

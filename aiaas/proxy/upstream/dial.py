@@ -17,9 +17,9 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from aiaas.authorities import AuthoritiesError, trusting
+from aiaas.authorities import UNKNOWN_AUTHORITY, AuthoritiesError, trusting
 from aiaas.config.address import is_address
-from aiaas.httpclient.mismatch import UNKNOWN_AUTHORITY, tls_fault
+from aiaas.httpclient.mismatch import tls_fault
 from aiaas.plan.model import EndpointPlan, TrustPlan
 from aiaas.proxy.client.handler import result_by
 
