@@ -25,6 +25,7 @@ LAYERS: Final = (
     ("plan",),
     ("config",),
     ("keys", "limits", "openai"),
+    ("authorities",),
     ("errors", "interpreter", "units", "waiting", "yamltree"),
     ("",),
 )

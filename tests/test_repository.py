@@ -59,6 +59,7 @@ TESTED_ELSEWHERE: Final = {
     "aiaas/cli/keyview.py": "tests/cli/test_keys.py",
     "aiaas/cli/loadoptions.py": "tests/cli/test_loadtest.py",
     "aiaas/cli/loadview.py": "tests/cli/test_loadtest.py",
+    "aiaas/config/addresses.py": "the cases of tests/config/cases",
     "aiaas/config/backend.py": "the cases of tests/config/cases",
     "aiaas/config/environment.py": "the cases of tests/config/cases",
     "aiaas/config/fields.py": "the cases of tests/config/cases",

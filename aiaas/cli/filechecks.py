@@ -1,10 +1,13 @@
-"""Checks of the files beside a config: the key file, the certificate, and the files in the store's address."""
+"""Checks of the files beside a config: the key file, the certificate, the authorities of backends, and the files in the
+store's address."""
 
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Final
 
+from aiaas.authorities import AuthoritiesError, AuthoritiesMissing, last_day, trusting
 from aiaas.config import codes
 from aiaas.config.crosslayer import check_keys_secret
 from aiaas.config.problem import Problem, Severity
@@ -14,6 +17,7 @@ from aiaas.limits.connection import StoreTlsError, tls_context
 from aiaas.plan.keycheck import check_keys
 from aiaas.plan.read import Reading
 from aiaas.proxy.client.tls import TlsError, TlsFileMissing, read_pair
+from aiaas.yamltree import Path
 
 _MADE_BY: Final = "`aiaas keys create NAME` makes it"
 
@@ -69,6 +73,26 @@ def tls_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
     path = (*section, "cert_file")
     message = f"the certificate in {tls.cert_file} {warning}"
     return (problem_at(codes.TLS_VALIDITY, "warning", path, message, reading.loaded.place(path)),)
+
+
+def authority_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:
+    """The authorities that backends are verified with. In a cluster they come from a ConfigMap or Secret, so a missing
+    file is only a warning."""
+    found: list[tuple[str, Severity, Path, str]] = []
+    for file, section in ({} if reading.plan is None else reading.plan.ca_files).items():
+        path = (*section.split("."), "ca_file")
+        try:
+            ends = last_day(trusting(file))
+        except AuthoritiesMissing as error:
+            found.append((codes.TLS_FILES, "warning" if deployed else "error", path, str(error)))
+        except AuthoritiesError as error:
+            found.append((codes.TLS_FILES, "error", path, str(error)))
+        else:
+            if ends is not None and ends <= time.time():
+                day = datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%d")
+                message = f"the authority in {file} expired on {day}, so no certificate verifies; renew it"
+                found.append((codes.TLS_VALIDITY, "warning", path, message))
+    return tuple(problem_at(*finding, reading.loaded.place(finding[2])) for finding in found)
 
 
 def store_problems(reading: Reading, *, deployed: bool) -> tuple[Problem, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aiaas.cli.filechecks import key_file_problems, store_problems, tls_problems
+from aiaas.cli.filechecks import authority_problems, key_file_problems, store_problems, tls_problems
 from aiaas.cli.outcome import note
 from aiaas.cli.schemas import schema_faults
 from aiaas.config import codes
@@ -64,7 +64,8 @@ def pass_gate(paths: Sequence[Path], *, given: bool) -> Judged:
     in_order = tuple(sorted(of_file, key=by_place))
     files = key_file_problems(reading, deployed=in_cluster) if not given or makes_keys(reading) else ()
     if not given:
-        files += tls_problems(reading, deployed=in_cluster) + store_problems(reading, deployed=in_cluster)
+        for judge in (tls_problems, authority_problems, store_problems):
+            files += judge(reading, deployed=in_cluster)
     problems, accepted = without_accepted(loaded, in_order + files)
     if has_errors(problems):
         return Judged(reading, problems, accepted, in_cluster)

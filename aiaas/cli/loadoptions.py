@@ -87,7 +87,8 @@ def default_url(config: Sequence[Path] | None) -> str:
     if loaded.config is None:
         raise UsageError(f"{config_name(paths)} is not valid, so it names no port; see `aiaas validate`, or give a URL")
     scheme = "http" if loaded.config.server.tls is None else "https"
-    return f"{scheme}://127.0.0.1:{loaded.config.server.port}"
+    server = loaded.config.server
+    return f"{scheme}://127.0.0.1:{server.port}{server.path_prefix or ''}"
 
 
 def unbounded_backends(config: Sequence[Path] | None) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def known_of(url: str | None, option: Sequence[Path] | None) -> KnownGateway:
     config = _read(paths)
     host = config.kubernetes.host
     known = KnownGateway(
-        url=url or (f"https://{host}" if host else _here(config)),
+        url=url or (f"https://{host}" if host else _here(config)) + (config.server.path_prefix or ""),
         big_body=config.server.max_body_size,
         has_auth=config.auth.enabled,
         has_limit=config.rate_limit.enabled and config.rate_limit.requests_per_minute is not None,

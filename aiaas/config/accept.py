@@ -24,6 +24,7 @@ NEVER_WARNINGS: Final = frozenset(
         *(codes.PLAIN_SECRET, codes.CONFIG_MAP, codes.UNKNOWN_FIELD, codes.MISSING_FIELD, codes.WRONG_VALUE),
         *(codes.NO_BACKEND, codes.ADDRESS, codes.MODEL_NAME_TWICE, codes.PORT_CLASH, codes.BAD_NETWORK),
         *(codes.BURST_ALONE, codes.BACKEND_KEY, codes.ENGINE_MODELS, codes.ENGINE_ARGS, codes.FORWARD_HEADER),
+        codes.BACKEND_TLS,
         *(codes.STORE_URL, codes.ACCEPT, codes.KEYS_UNREADABLE, codes.KEY_SCOPE, codes.NOT_DEPLOYABLE, codes.PATCH),
         *(
             codes.HOP_BODY,

@@ -1,8 +1,9 @@
-"""Rules about the addresses of backends. Pure."""
+"""Rules for the addresses of backends: one kind each, in the right form, and `tls` only with an https address. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 
 from aiaas.config import codes
@@ -56,4 +57,16 @@ def all_drain(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
             yield codes.ALL_DRAIN, "warning", ("backends", name, "urls"), message
 
 
-ADDRESS_RULES: Final = (one_address, readable_addresses, all_drain)
+def tls_without_https(config: Config, _env: Mapping[str, str]) -> Iterator[Finding]:
+    """A backend has `tls` only where a certificate is there to be verified."""
+    for name, backend in config.backends.items():
+        with suppress(ValueError):  # an address that cannot be read is reported already
+            written = {field for field in backend.tls.model_fields_set if getattr(backend.tls, field) is not None}
+            if written and not any(address.tls for _, address in backend.addresses()):
+                message = (
+                    "has no https:// address, so nothing is verified; write https:// in its address, or remove tls"
+                )
+                yield codes.BACKEND_TLS, "error", ("backends", name, "tls"), message
+
+
+ADDRESS_RULES: Final = (one_address, readable_addresses, all_drain, tls_without_https)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from aiaas.config.address import Address, parse_dns, parse_url
 from aiaas.config.kubernetes import EnginePod
-from aiaas.config.names import DnsLabel, Labels
+from aiaas.config.names import CertificateName, DnsLabel, Labels
 from aiaas.config.section import Section
 from aiaas.config.values import (
     AtLeast0,
@@ -187,6 +187,19 @@ class Health(Section):
     the streams go on elsewhere, and otherwise no rule; 0 turns it off."""
 
 
+class BackendTls(Section):
+    """How aiaas verifies the certificate of an `https://` backend. There is no way to switch that off."""
+
+    ca_file: Text | None = None
+    """File with the certificate authorities to trust instead of the system's, in PEM. A relative path is relative to
+    the config file; in a cluster it is the entry of that name in `kubernetes.authorities`, while an absolute path is a
+    file of the image. aiaas reads the file again when it changes. null means the system's authorities."""
+
+    server_name: CertificateName | None = None
+    """The name that the certificate must have, and that aiaas asks for (SNI). null means the host in the URL. Write it
+    where a URL has an IP address or another name than the certificate."""
+
+
 class Network(Section):
     """The backend's pods, for the NetworkPolicy, which selects pods and pod ports, not Services."""
 
@@ -299,6 +312,9 @@ class Backend(Section):
 
     network: Network = Network()
     """The backend's pods, for the NetworkPolicy."""
+
+    tls: BackendTls = BackendTls()
+    """How to verify the backend's certificate, with `https://`."""
 
     models: tuple[ModelEntry, ...]
     """The models that the backend serves. Write a list of plain names (vLLM's name for the model, then aliases of it),

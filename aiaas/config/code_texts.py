@@ -186,15 +186,17 @@ CODES: Final = MappingProxyType(
             "`/v1/traces` (usual port: 4318; 4317 is that of gRPC, which aiaas does not speak). `headers` are further "
             "headers for it; aiaas itself writes those that frame the request.",
         ),
-        codes.RESUME: (
-            "Streams that cannot go on although `resume` is on (warning)",
-            "A stream goes on at another endpoint of the same backend: name at least two, with `health.silent_after` "
-            "shorter than `timeout`. A Service of Kubernetes is one endpoint: write its headless twin as `dns`.",
-        ),
         codes.ALL_DRAIN: (
             "All replicas of a backend drain (warning)",
-            "A replica with `drain: true` gets no new requests. If all of them drain, each new request for the model "
-            "gets 503, unless another backend serves it. Keep one replica without `drain`, or write `enabled: false`.",
+            "New requests get 503, unless another backend serves the model. Keep one replica without `drain`.",
+        ),
+        codes.RESUME: (
+            "Streams that cannot go on although `resume` is on (warning)",
+            "Name at least two endpoints (a headless Service as `dns`); `health.silent_after` is below `timeout`.",
+        ),
+        codes.BACKEND_TLS: (
+            "`tls` at a backend without TLS",
+            "Nothing is verified, as its address is not `https://`. Write `https://`, or remove `tls`.",
         ),
         codes.KEYS_FILE: (
             "The key file is missing, or has no keys (warning)",
@@ -226,14 +228,15 @@ CODES: Final = MappingProxyType(
         ),
         codes.TLS_FILES: (
             "The certificate or its key cannot be used",
-            "A file of `server.tls` or `rate_limit.store` is missing, not readable or not PEM, or certificate and key "
-            "do not belong together. `aiaas serve` does not start with such files; a running gateway keeps the last "
-            "good pair in force.",
+            "A file of `server.tls`, `backends.X.tls` or `rate_limit.store` is missing, not readable or not PEM, or "
+            "certificate and key do not belong together. `aiaas serve` does not start with such files; a running "
+            "gateway keeps the last good ones in force.",
         ),
         codes.TLS_VALIDITY: (
             "The certificate has expired or soon will (warning)",
-            "Clients reject an expired certificate. Renew it two weeks before it expires (a short-lived certificate: "
-            "when a quarter of its life is left). aiaas loads the renewed file without a restart.",
+            "Clients reject an expired certificate; aiaas rejects a backend if the authority (`ca_file`) has expired. "
+            "Renew one two weeks before it expires (a short-lived certificate: when a quarter of its life is left). "
+            "aiaas loads the renewed file without a restart.",
         ),
         codes.UNUSED_VARIABLE: (
             "A variable of `kubernetes.env` that nothing uses (warning)",

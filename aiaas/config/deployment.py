@@ -6,8 +6,10 @@ since it ignores that section. Like all rules they are pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Any, Final, TypeGuard
 
 from aiaas import __version__
@@ -30,6 +32,7 @@ STAND_IN: Final = "not-set-here-but-in-the-cluster-alone"
 
 _SECRET_FIELDS: Final = ("api_key_env", "isolate_cache_secret_env")
 _K8S: Final = "kubernetes"
+_ENTRY: Final = re.compile("[-._a-zA-Z0-9]{1,253}")
 
 DeploymentRule = Callable[[Config, frozenset[str]], Iterator[Finding]]
 
@@ -161,16 +164,36 @@ def _monitoring(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
 def _store_files(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
     with suppress(ValueError):  # "memory", or an address that check.py reports
         store = parse_redis_url(config.rate_limit.store)
-        for file in (store.ca_file, store.cert_file, store.key_file):
-            if file is not None and not file.startswith("/"):
+        for file in (store.cert_file, store.key_file):
+            if file is not None and not file.is_absolute():
                 message = (
                     f"{file} is not mounted into the pod; name a file of the image by its absolute path, or remove it"
                 )
                 yield codes.NOT_DEPLOYABLE, "error", ("rate_limit", "store"), message
 
 
+def _authority_files(config: Config) -> Iterator[tuple[Path, PurePosixPath]]:
+    """The files of authorities that the config names, each with its field."""
+    for name, backend in config.backends.items():
+        if backend.enabled and backend.tls.ca_file is not None:
+            yield ("backends", name, "tls", "ca_file"), PurePosixPath(backend.tls.ca_file)
+    with suppress(ValueError):  # "memory", or an address that check.py reports
+        if (file := parse_redis_url(config.rate_limit.store).ca_file) is not None:
+            yield ("rate_limit", "store"), PurePosixPath(file)
+
+
 def _authorities(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
     given = config.kubernetes.authorities
+    for path, file in _authority_files(config):
+        if not file.is_absolute() and given is None:
+            message = (
+                f"{file} is not mounted into the pod; name the ConfigMap or Secret with the entry {file.name} in "
+                "kubernetes.authorities, or a file of the image by its absolute path"
+            )
+            yield codes.NOT_DEPLOYABLE, "error", path, message
+        elif not file.is_absolute() and not _ENTRY.fullmatch(file.name):
+            message = f"{file.name} cannot be the name of an entry of a ConfigMap; use letters, digits, -, _ and . only"
+            yield codes.NOT_DEPLOYABLE, "error", path, message
     if given is not None and (given.config_map is None) == (given.secret is None):
         message = "name the ConfigMap or the Secret that has them: {config_map: NAME} or {secret: NAME}"
         yield codes.NOT_DEPLOYABLE, "error", (_K8S, "authorities"), message

@@ -73,7 +73,10 @@ def _nothing_is_sent_twice(config: Config) -> Iterator[Finding]:
 
 def _paths_stay(config: Config) -> Iterator[Finding]:
     for _, name, value in _written(config, "rewrites"):
-        message = f"{value!r} changes the paths, and the gateway answers 404 to others than its own; remove it"
+        message = (
+            f"{value!r} changes the paths, and the gateway answers 404 to others than its own; remove it, and write a "
+            "prefix into server.path_prefix"
+        )
         yield codes.INGRESS_HARM, "error", (*_ANNOTATIONS, name), message
 
 

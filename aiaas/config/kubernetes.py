@@ -296,7 +296,8 @@ class Kubernetes(Section):
 
     authorities: Authorities | None = None
     """Certificate authorities that the gateway trusts beside the public ones, for backends and a shared store with
-    certificates of your own. The pods read them at their start. null trusts the public ones."""
+    certificates of your own. The pods read them at their start. `backends.X.tls.ca_file` may name an entry, to trust it
+    alone for one backend. null trusts the public ones."""
 
     service_account_annotations: Annotations = Field(default_factory=dict)
     """Annotations of the ServiceAccount, such as a cloud's role (`eks.amazonaws.com/role-arn`)."""

@@ -20,6 +20,7 @@ from aiaas.config.values import (
     Duration,
     Flag,
     Origin,
+    PathPrefix,
     Port,
     PositiveDuration,
     Size,
@@ -119,6 +120,11 @@ class Server(Section):
     trusted_proxies: tuple[Text, ...] = ()
     """Networks (CIDR) from which aiaas believes `X-Forwarded-For` (or, without that, `Forwarded`), `X-Request-Id`, and
     the flag `sampled` of `traceparent`. Empty by default, since anybody can send these headers."""
+
+    path_prefix: PathPrefix | None = None
+    """The prefix in front of all paths, such as `/llm` for `https://host/llm/v1/...`, where several services share a
+    host. The ingress routes it and leaves it in the path; aiaas takes it off, so that log and metrics do not show it.
+    Paths without it are served, too: for probes, and behind a proxy that takes it off. null means no prefix."""
 
     cors: CorsOrigins | None = None
     """Web pages that may call the gateway from a browser. null does not allow any page."""

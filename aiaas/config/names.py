@@ -1,4 +1,4 @@
-"""Names of Kubernetes as types: each refuses what the API server would refuse."""
+"""Names of Kubernetes and of hosts as types: each refuses what the API server, or TLS, would refuse."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ ImageName = Annotated[
 ]
 HostName = Annotated[
     str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
+]
+# A DNS name or an IP address.
+CertificateName = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)$", max_length=253)
 ]
 LabelKey = Annotated[
     str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")

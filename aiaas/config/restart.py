@@ -28,6 +28,7 @@ RESTARTS: Final = frozenset(
         "server.host",
         "server.port",
         "server.workers",
+        "server.path_prefix",
         "server.max_header_size",
         "server.header_timeout",
         "server.tls",  # turning TLS on or off; changes of its files and versions are put in force
@@ -82,6 +83,7 @@ RELOADS: Final = frozenset(
         "backends.*.url",
         "backends.*.urls",
         "backends.*.dns",
+        "backends.*.tls",
         "backends.*.timeout",
         "backends.*.total_timeout",
         "backends.*.connect_timeout",

@@ -42,7 +42,7 @@ def _store_files(config: Config) -> Iterator[Finding]:
     with suppress(ValueError):  # "memory", or an address that check.py reports
         store = parse_redis_url(config.rate_limit.store)
         for file in filter(None, (store.ca_file, store.cert_file, store.key_file)):
-            if not file.startswith("/"):
+            if not file.is_absolute():
                 message = f"{file} is relative, and the config moves to another folder; write its absolute path"
                 yield codes.NOT_DEPLOYABLE, "error", ("rate_limit", "store"), message
 

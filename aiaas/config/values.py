@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
 
+from aiaas.openai.paths import GENERATE, HEALTH, METRICS, MODELS, READY
 from aiaas.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -26,6 +27,8 @@ from aiaas.units import (
 TTFT_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 LONGEST_DURATION: Final = 7 * 24 * 3600.0  # a week: a longer duration is more likely a typo
 
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_FIRST_SEGMENTS: Final = frozenset(path.split("/")[1] for path in (*GENERATE, MODELS, HEALTH, READY, METRICS))
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?")
 _QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
 QUANTITY_SUFFIXES: Final = {
@@ -105,6 +108,19 @@ def _parse_origin(value: object) -> object:
     return match[0].removesuffix(match["port"]) if match["port"] and match["port"] == default else match[0]
 
 
+def _parse_path_prefix(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    segments = value.split("/")[1:]
+    if not _PREFIX.fullmatch(value) or not {".", ".."}.isdisjoint(segments):
+        raise ValueError("must be a path such as /llm, without / at its end and without characters that need encoding")
+    if "v1" in segments:
+        raise ValueError("must not contain /v1, since requests include it; write what comes before /v1")
+    if segments[0] in _FIRST_SEGMENTS:
+        raise ValueError(f"must not begin with /{segments[0]}, which is a path of the gateway itself")
+    return value
+
+
 def _among_bounds(seconds: float) -> float:
     if seconds not in TTFT_BOUNDS:
         raise ValueError(f"must be one of {', '.join(map(format_duration, TTFT_BOUNDS))}")
@@ -112,6 +128,7 @@ def _among_bounds(seconds: float) -> float:
 
 
 _DURATION_SCHEMA = Annotated[str, Field(pattern=DURATION_PATTERN)]
+_PREFIX_SCHEMA = Annotated[str, Field(pattern=f"^{_PREFIX.pattern}$")]
 _SIZE_SCHEMA = Annotated[str, Field(pattern=SIZE_PATTERN)]
 
 Duration = Annotated[
@@ -134,6 +151,7 @@ Flag = Annotated[bool, BeforeValidator(_parse_flag, json_schema_input_type=bool)
 Count = Annotated[int, BeforeValidator(_parse_count, json_schema_input_type=int)]
 Quantity = Annotated[str, BeforeValidator(_parse_quantity, json_schema_input_type=str | int | float)]
 
+PathPrefix = Annotated[str, BeforeValidator(_parse_path_prefix, json_schema_input_type=_PREFIX_SCHEMA)]
 Origin = Annotated[str, BeforeValidator(_parse_origin, json_schema_input_type=str)]
 
 AtLeast1 = Annotated[Count, Field(ge=1)]

@@ -11,6 +11,8 @@ import asyncio
 import ssl
 from typing import Final
 
+from aiaas.authorities import UNKNOWN_AUTHORITY
+
 WRITE_HTTP: Final = "the server speaks plain HTTP; write http:// instead of https://"
 WRITE_HTTPS: Final = "the server speaks TLS; write https:// instead of http://"
 # The reasons that versions of OpenSSL give for an answer such as "HTTP/1.1 400 Bad Request".
@@ -20,7 +22,8 @@ _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PA
 def tls_fault(error: ssl.SSLError) -> str:
     """Why a handshake failed, for a log."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate does not verify: {error.verify_message}"
+        unknown = "signed by an unknown authority, " if error.verify_code in UNKNOWN_AUTHORITY else ""
+        return f"its certificate does not verify: {unknown}{error.verify_message}"
     if error.reason in _NOT_TLS:
         return WRITE_HTTP
     return f"TLS failed: {error.reason or error}"

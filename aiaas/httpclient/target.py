@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiaas import __version__
+from aiaas.authorities import AuthoritiesError, trusting
 from aiaas.errors import EnvironmentFault, UsageError
 
 
@@ -74,11 +75,9 @@ def _is_plain(text: str) -> bool:
 
 def _context(ca: Path | None, insecure: bool) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
-    except ssl.SSLError as error:
-        raise EnvironmentFault(f"{ca}: does not contain readable certificates (PEM)") from error
-    except OSError as error:
-        raise EnvironmentFault(f"{ca}: {error.strerror}") from error
+        context = trusting(ca)
+    except AuthoritiesError as error:
+        raise EnvironmentFault(str(error)) from error
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, NamedTuple, cast
 
+from aiaas.authorities import UNKNOWN_AUTHORITY, AuthoritiesError, trusting
 from aiaas.errors import AiaasError
 from aiaas.limits.redis_url import RedisUrl, StorePlace
 from aiaas.limits.resp import RedisReplyError, Replies, Reply, RespError, command
@@ -228,6 +229,10 @@ async def connect(
         raise StoreAwayError(
             f"{named(url, place)} did not accept a connection within {STORE_CONNECT_TIMEOUT:g} s"
         ) from None
+    except ssl.SSLCertVerificationError as error:
+        fix = "; name a file with its authority: ?ssl_ca_certs=FILE" if error.verify_code in UNKNOWN_AUTHORITY else ""
+        fault = f"the certificate of {named(url, place)} does not verify: {error.verify_message}{fix}"
+        raise StoreAwayError(fault) from error
     except OSError as error:
         raise StoreAwayError(f"cannot connect to {named(url, place)}: {error.strerror or error}") from error
     username, password = url.username, url.password
@@ -267,9 +272,9 @@ def tls_context(url: RedisUrl) -> ssl.SSLContext | None:
     if not url.tls:
         return None
     try:
-        context = ssl.create_default_context(cafile=url.ca_file)
-    except OSError as error:
-        raise StoreTlsError(f"{url.ca_file} does not hold PEM certificates: {error.strerror or error}") from error
+        context = trusting(url.ca_file)
+    except AuthoritiesError as error:
+        raise StoreTlsError(str(error)) from error
     if url.cert_file is not None:
         try:
             context.load_cert_chain(url.cert_file, url.key_file)

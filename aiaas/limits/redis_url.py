@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 REDIS_PORT: Final = 6379
@@ -61,9 +62,9 @@ class RedisUrl:
     tls: bool
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     kind: StoreKind = "server"
     service: str = ""
     sentinel_username: str | None = None
@@ -121,13 +122,13 @@ def _places(text: str, kind: StoreKind) -> tuple[StorePlace, ...] | None:
     return places if all(0 < place.port < 65536 for place in places) else None
 
 
-def _options(query: str, kind: StoreKind, tls: bool) -> dict[str, str]:
-    options: dict[str, str] = {}
+def _options(query: str, kind: StoreKind, tls: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {}
     known = _FILES | _SENTINEL if kind == "sentinel" else _FILES
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known or not value:
             raise ValueError(f"has an unknown query; known are {', '.join(known)}, each with a value")
-        options[known[name]] = value
+        options[known[name]] = Path(value) if name in _FILES else value
     if options.keys() & _FILES.values() and not tls:
         raise ValueError("names files for TLS but does not use it; write rediss instead of redis")
     if ("cert_file" in options) != ("key_file" in options):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from aiaas.config.address import Address, parse_dns, parse_url
+from aiaas.config.address import parse_dns, parse_url
 from aiaas.config.backend import Backend, Model, Replica
 from aiaas.config.check import engine_port
 from aiaas.config.model import Config, FieldBound, WrittenRule
@@ -22,11 +22,11 @@ from aiaas.keys.model import PRIORITY_CLASSES
 from aiaas.limits.model import UNLIMITED, Limits, Rate
 from aiaas.limits.redis_url import RedisUrl, parse_redis_url
 from aiaas.openai.engine_fields import FieldRule
-from aiaas.openai.paths import GENERATE, METRICS, MODELS, OPENAPI
+from aiaas.openai.paths import GENERATE, MODELS
+from aiaas.plan.endpoints import compile_endpoint
 from aiaas.plan.model import (
     AuthPlan,
     BackendPlan,
-    EndpointPlan,
     EnginePlan,
     FairPlan,
     HealthPlan,
@@ -40,6 +40,7 @@ from aiaas.plan.model import (
     RouteTarget,
     ServerPlan,
     TlsPlan,
+    TrustPlan,
 )
 from aiaas.plan.traces import compile_traces
 
@@ -63,7 +64,7 @@ def compile_plan(
     `overlays`; `env` has the backends' keys."""
     folder = source.parent if source is not None else Path()
     enabled = {name: backend for name, backend in config.backends.items() if backend.enabled}
-    backends = {name: _backend(config, name, backend, env) for name, backend in enabled.items()}
+    backends = {name: _backend(config, folder, name, backend, env) for name, backend in enabled.items()}
     plan = Plan(
         server=_server(config, folder),
         backends=tuple(backends.values()),
@@ -124,19 +125,22 @@ def _server(config: Config, folder: Path) -> ServerPlan:
         trusted_proxies=server.trusted_proxies,
         cors_allow_origins=server.cors.allow_origins if server.cors else None,
         tls=TlsPlan(folder / tls.cert_file, folder / tls.key_file, tls.min_version) if tls else None,
+        path_prefix=server.path_prefix or "",
     )
 
 
-def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]) -> BackendPlan:
+def _backend(config: Config, folder: Path, name: str, backend: Backend, env: Mapping[str, str]) -> BackendPlan:
     engine = _engine(config, name, backend)
     if engine is not None:
         replicas = [Replica(url=f"http://127.0.0.1:{engine.port}")]
     else:
         replicas = [replica for _, replica in backend.replicas()]
     key = env.get(backend.api_key_env) if backend.api_key_env else None
+    ca_file = None if backend.tls.ca_file is None else folder / backend.tls.ca_file
+    trust = TrustPlan(ca_file, backend.tls.server_name, f"backends.{name}.tls")
     return BackendPlan(
         name=name,
-        endpoints=tuple(_endpoint(parse_url(each.url), backend, key, drain=each.drain) for each in replicas),
+        endpoints=tuple(compile_endpoint(parse_url(e.url), backend, key, trust, drain=e.drain) for e in replicas),
         timeout=backend.timeout,
         total_timeout=backend.total_timeout,
         connect_timeout=backend.connect_timeout,
@@ -157,7 +161,7 @@ def _backend(config: Config, name: str, backend: Backend, env: Mapping[str, str]
             backend.silent_after(),
         ),
         engine=engine,
-        dns=_endpoint(parse_dns(backend.dns), backend, key) if backend.dns is not None else None,
+        dns=compile_endpoint(parse_dns(backend.dns), backend, key, trust) if backend.dns is not None else None,
         served_models=tuple(model.name for model in backend.served()),
         aliases=MappingProxyType({alias: model.name for model in backend.served() for alias in model.aliases}),
         resume=backend.resume,
@@ -189,35 +193,6 @@ def _scheduling(backend: Backend, engine: EnginePlan | None) -> Literal["fcfs", 
 def _share(bound: int, config: Config) -> int:
     """One worker's share of a bound, at least 1 (0 stays 0). Together the workers do not exceed the bound."""
     return min(bound, max(1, bound // config.server.workers))
-
-
-def _endpoint(address: Address, backend: Backend, key: str | None, *, drain: bool = False) -> EndpointPlan:
-    # GET is for aiaas's own requests: the probe, the lists of models and of paths, and the load. POST is for every path
-    # of the API, since a reload may remove a path from a backend while a request to that path waits there.
-    paths = {backend.health.path: "GET", MODELS: "GET", METRICS: "GET", OPENAPI: "GET"} | dict.fromkeys(
-        GENERATE, "POST"
-    )
-    return EndpointPlan(
-        url=address.url,
-        host=address.host,
-        port=address.port,
-        tls=address.tls,
-        base_path=address.base_path,
-        heads=MappingProxyType({path: _head(method, address, path, key) for path, method in paths.items()}),
-        drain=drain,
-    )
-
-
-def _head(method: str, address: Address, path: str, key: str | None) -> bytes:
-    """Start line, Host (RFC 9112 section 3.2), and the headers that all requests to this path share."""
-    lines = [
-        f"{method} {address.base_path}{path} HTTP/1.1",
-        f"Host: {address.authority}",
-        "Accept-Encoding: identity",  # a compressed stream could be neither scanned nor relayed event by event
-    ]
-    if key is not None:
-        lines.append(f"Authorization: Bearer {key}")
-    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
 def _engine(config: Config, name: str, backend: Backend) -> EnginePlan | None:
@@ -340,8 +315,8 @@ def assumed_replicas(config: Config) -> int:
 def _store_url(text: str, folder: Path) -> RedisUrl:
     """The store's address; its files are relative to the config's folder."""
 
-    def placed(file: str | None) -> str | None:
-        return None if file is None else str(folder / file)
+    def placed(file: Path | None) -> Path | None:
+        return None if file is None else folder / file
 
     url = parse_redis_url(text)
     ca, cert, key = placed(url.ca_file), placed(url.cert_file), placed(url.key_file)

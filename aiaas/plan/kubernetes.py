@@ -211,12 +211,13 @@ def engines_of(loaded: Loaded, names: Mapping[str, str], plan: Plan) -> Iterator
 
 
 def _paths(plan: Plan) -> tuple[tuple[str, bool], ...]:
-    """The paths to route from outside: `/v1` if any path below it is served, the others one by one, and /health. /ready
-    is only for the kubelet, and metrics are internal."""
+    """The paths to route from outside, each behind the path prefix: `/v1` if any path below it is served, the others
+    one by one, and /health. /ready is only for the kubelet, and metrics are internal."""
+    before = plan.server.path_prefix
     served = [*plan.routes, *([MODELS] if plan.serves_models else [])]
     prefixes = [("/v1", True)] if any(path.startswith("/v1/") for path in served) else []
     others = [(path, False) for path in sorted(set(served)) if not path.startswith("/v1/")]
-    return (*prefixes, *others, (HEALTH, False))
+    return tuple((before + path, prefix) for path, prefix in (*prefixes, *others, (HEALTH, False)))
 
 
 def _edges(config: Config) -> Iterator[Edge]:

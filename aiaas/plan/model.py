@@ -52,12 +52,28 @@ class ServerPlan:
     trusted_proxies: tuple[str, ...]  # CIDRs
     cors_allow_origins: tuple[str, ...] | None
     tls: TlsPlan | None
+    path_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPlan:
+    """How the certificate of an https endpoint is verified.
+
+    ca_file      the authorities to trust instead of the system's
+    server_name  the name that the certificate must have; None: the host of the address
+    section      where the config says so, for messages: "backends.vllm.tls"; "" if it cannot
+    """
+
+    ca_file: Path | None = None
+    server_name: str | None = None
+    section: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointPlan:
     """One address of a backend.
 
+    trust  has no effect without TLS
     heads  path -> the first bytes of a request to it, complete except for per-request headers and the final CRLF:
            b"POST /v1/chat/completions HTTP/1.1\\r\\nHost: vllm:8000\\r\\nAccept-Encoding: identity\\r\\n", and the
            backend's own Authorization if it has a key (hence not in the repr)
@@ -70,6 +86,7 @@ class EndpointPlan:
     tls: bool
     base_path: str
     heads: Mapping[str, bytes] = field(repr=False)
+    trust: TrustPlan = TrustPlan()
     drain: bool = False
 
     def at(self, address: str) -> EndpointPlan:
@@ -323,3 +340,13 @@ class Plan:
     def files(self) -> tuple[Path, ...]:
         """The config's files, each laid over those before it; empty if it does not come from a file."""
         return () if self.source is None else (self.source, *self.overlays)
+
+    @property
+    def ca_files(self) -> Mapping[Path, str]:
+        """The files whose authorities backends are verified with, each with the section that names it first."""
+        trusts = [endpoint.trust for backend in reversed(self.backends) for endpoint in backend.endpoints]
+        return {trust.ca_file: trust.section for trust in trusts if trust.ca_file is not None}
+
+    def ca_files_beside(self, other: Plan) -> Mapping[Path, str]:
+        """Those of `ca_files` that another Plan does not have."""
+        return {file: section for file, section in self.ca_files.items() if file not in other.ca_files}

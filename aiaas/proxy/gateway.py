@@ -119,7 +119,7 @@ class Gateway:
         self.places = Places(plan.server, self.incidents.turned_away)
         self.bodies = BodyBudget(plan.server, self.places)
         self._date = (0, b"")
-        tls = ClientTls()
+        self.tls = tls = ClientTls()
         self.fleet = Fleet(log, metrics, tls)
         self.traces = Tracing(log, tls, wall)
         self.active = self._activate(plan)
@@ -149,7 +149,7 @@ class Gateway:
             if active.plan.serves_models and paths.is_models_path(path):
                 require_method(request, ("GET", "HEAD"))
                 return await self._models(request, client, active, record)
-            raise not_found(path)
+            raise not_found(path, active.plan.server.path_prefix)
         except ApiError as error:
             return self._refuse(request, client, record, error)
         except Exception as error:

@@ -1,4 +1,5 @@
-"""Put a changed config, key file or certificate in force while requests run; log a broken file, and change nothing.
+"""Put a changed config, key file, certificate or file of authorities in force while requests run; log a broken file,
+and change nothing.
 
 Compile first, then swap one reference. Requests in flight finish under the Plan that they began with. Keys that a new
 Plan needs are read before the Plan is in force, so that valid keys are not refused in between. Fields that need a
@@ -29,7 +30,7 @@ from aiaas.proxy.watch import FileWatch
 
 
 class Reloader:
-    """Follows the config, the key file and the certificate of one gateway.
+    """Follows the config, the key file, the certificate and the backends' authorities of one gateway.
 
     env         the environment, for the config's `${NAME}` and overrides
     offer       offers changed settings to the engines
@@ -61,6 +62,7 @@ class Reloader:
         crashed = gateway.incidents.internal_error
         self._key_watch = FileWatch((begun_with.auth.keys_file,), self.reload_keys, crashed)
         self._config_watch = FileWatch(begun_with.files, self.reload_config, crashed)
+        self._ca_watch = FileWatch(tuple(begun_with.ca_files), self.reload_authorities, crashed)
         self._tls: ServerTls | None = None
         self._tls_watch = FileWatch((), self.reload_tls, crashed)
         self._reading_tls = asyncio.Lock()
@@ -80,7 +82,7 @@ class Reloader:
 
     def watches(self) -> list[FileWatch]:
         """Return the file watches; the caller runs them until the end."""
-        return [self._key_watch, self._config_watch, self._tls_watch]
+        return [self._key_watch, self._config_watch, self._tls_watch, self._ca_watch]
 
     def wake(self) -> None:
         """Read all watched files now, on SIGHUP."""
@@ -204,6 +206,27 @@ class Reloader:
         if warning is not None:
             self._log.event("warning", "tls_certificate", file=str(tls.plan.cert_file), problem=warning)
 
+    # -- authorities of backends ----------------------------------------------------------------------------------
+
+    async def begin_authorities(self) -> None:
+        """Read the files with the authorities of backends at the start. Raises EnvironmentFault if one cannot be used:
+        without it each request to its backend would fail."""
+        if errors := await self._gateway.tls.read(self._gateway.active.plan.ca_files):
+            raise EnvironmentFault(f"cannot use {'; '.join(errors.values())}")
+
+    async def reload_authorities(self) -> None:
+        """Use the authorities that are in the files now for new connections; keep those of a file that is broken."""
+        files = self._gateway.active.plan.ca_files
+        if not files:
+            return
+        errors = await self._gateway.tls.read(files)
+        why = "; ".join(errors.values())
+        for file in files.keys() - errors.keys():
+            self._log.event("info", "authorities_reloaded", file=str(file))
+        if errors:
+            self._log.event("error", "authorities_not_reloaded", error=why)
+        self._reloaded("authorities", why or None)
+
     # -- config ---------------------------------------------------------------------------------------------------
 
     async def reload_config(self) -> None:
@@ -223,6 +246,10 @@ class Reloader:
         if plan is None:
             self._not_reloaded("; ".join(problems), problems=problems)
             return
+        if errors := await self._gateway.tls.read(plan.ca_files_beside(before)):
+            why = f"{'; '.join(errors.values())}; fix it, then send SIGHUP or change the config again"
+            self._not_reloaded(why, error=why)
+            return
         if plan.auth != before.auth and not await self._follow_auth(plan.auth):
             return
         self._reloaded("config")
@@ -238,6 +265,12 @@ class Reloader:
 
     async def _put_in_force(self, plan: Plan, before: Plan) -> None:
         self._gateway.replace_plan(plan)
+        if plan.ca_files != before.ca_files:
+            self._ca_watch.follow(tuple(plan.ca_files))
+            if plan.ca_files:
+                await self.reload_authorities()
+            else:
+                self._reloaded("authorities")  # the fault of a file that no backend names any more is over
         self.in_force_since = time.time()
         self._on_plan(plan)
         self._log.threshold = LEVELS[plan.monitoring.log_level]

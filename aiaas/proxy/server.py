@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from aiaas import __version__
 from aiaas.config.files import config_name
@@ -36,6 +37,7 @@ from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.liveness import drop_vanished
 from aiaas.proxy.client.metrics_port import serve_metrics
 from aiaas.proxy.client.open_side import OpenSide
+from aiaas.proxy.client.path_prefix import PrefixedPaths
 from aiaas.proxy.client.ports import bracketed, keeps_metrics_port, take_ports
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.tls import ServerTls, open_tls
@@ -63,7 +65,8 @@ ENGINE_GRACE = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The report of `run_server` to its caller once it listens: the URLs, and the number of loaded keys."""
+    """The report of `run_server` to its caller once it listens: the URLs (`url` with the path prefix), and how many
+    keys it has loaded."""
 
     url: str
     metrics_url: str | None
@@ -162,7 +165,8 @@ def ready_of(plan: Plan, listener: socket.socket, metrics_listener: socket.socke
         return f"{scheme}://{bracketed(host)}:{sock.getsockname()[1]}"
 
     metrics_url = None if metrics_listener is None else f"{url('http', metrics_listener)}/metrics"
-    return Ready(url("http" if plan.server.tls is None else "https", listener), metrics_url, keys)
+    base = url("http" if plan.server.tls is None else "https", listener)
+    return Ready(f"{base}{plan.server.path_prefix}", metrics_url, keys)
 
 
 def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
@@ -173,7 +177,7 @@ def say_started(log: JsonLog, plan: Plan, ready: Ready) -> None:
         version=__version__,
         pid=os.getpid(),
         workers=plan.server.workers,
-        address=f"{bracketed(plan.server.host)}:{ready.url.rpartition(':')[2]}",
+        address=f"{bracketed(plan.server.host)}:{urlsplit(ready.url).port}",
         config=config_name(plan.files) or None,
         config_digest=plan.digest,
         overrides=list(plan.overrides),
@@ -233,6 +237,7 @@ class GatewayServer:
         tls = open_tls(plan.server.tls)
         if tls is not None:
             self.reloader.follow_tls(tls)
+        await self.reloader.begin_authorities()
         if self._shared is not None:
             await begin_shared_store(self._shared, self._keeper, self.metrics, self._stack)
         self._keeper.keep(self._usage.run, "usage", self._stack)
@@ -283,7 +288,7 @@ class GatewayServer:
         gateway = self._gateway
         bound_connections(gateway.places, self._log)
         limits = ConnectionLimits(plan.server.header_timeout, plan.server.max_header_size)
-        open_side = OpenSide(gateway.handle, limits, gateway.incidents)
+        open_side = OpenSide(gateway.handle, limits, gateway.incidents, PrefixedPaths(plan.server.path_prefix))
         door = Door(listener, open_side, gateway.places, gateway.incidents, tls, plan.server.header_timeout)
         self._stack.push_async_callback(door.end)
         door.open()

@@ -77,6 +77,7 @@ class FileWatch:
         self._crashed = crashed
         self._looks = FileLooks(self._seen())
         self._woken = asyncio.Event()
+        self.follow(paths)
 
     def wake(self) -> None:
         """Treat the files as changed at once: a user who sends SIGHUP has finished writing them."""

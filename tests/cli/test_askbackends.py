@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from aiaas.cli.askbackends import seconds_ahead
 from aiaas.cli.main import run
 from aiaas.openai.paths import GENERATE
+from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm, Hang, Send, Step, answer, json_answer
 
 
@@ -147,3 +149,30 @@ async def test_paths_that_the_engine_lacks_are_shown(
     (line,) = capsys.readouterr().out.splitlines()
     assert "warning AIA206 backends.vllm.endpoints: " in line
     assert line.endswith(f"{fake.url} does not have /v1/score; remove it")
+
+
+async def test_a_backend_is_verified_with_its_own_authorities(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the gateway does; without them, the answer says what to write."""
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    fake = await FakeVllm.start(context)
+    fake.gets["/v1/models"] = lists({"id": "base", "root": "/m"})
+    url = f"https://127.0.0.1:{fake.port}"
+    try:
+        assert (
+            await validate(
+                tmp_path, f"  v: {{url: '{url}', models: [base], tls: {{ca_file: cert.pem}}}}\n", "--connect"
+            )
+            == 0
+        )
+        assert capsys.readouterr().out == ""
+        assert await validate(tmp_path, f"  v: {{url: '{url}', models: [base]}}\n", "--connect") == 1
+        out = capsys.readouterr().out
+        assert "AIA601 backends.v: https://127.0.0.1:" in out
+        assert "signed by an unknown authority, self-signed certificate; name a file with" in out
+        assert out.endswith("in backends.v.tls.ca_file\n")
+    finally:
+        await fake.stop()

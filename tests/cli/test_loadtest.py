@@ -153,7 +153,7 @@ def test_a_terminal_sees_it_move(simulator: str, key: str) -> None:
         pytest.param(("--prompt-tokens", "x"), 2, "--prompt-tokens: 'x' is not a length", id="length"),
         pytest.param(("--api-key-file", "/no/such"), 3, "/no/such: No such file", id="key file"),
         pytest.param(("--prompts", "/no/such"), 3, "/no/such: No such file", id="prompts file"),
-        pytest.param(("--ca", "/no/such"), 3, "/no/such: No such file", id="ca file"),
+        pytest.param(("--ca", "/no/such"), 3, "/no/such does not exist", id="ca file"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...], code: int, message: str) -> None:

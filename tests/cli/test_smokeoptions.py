@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aiaas.cli.loadoptions import default_url
 from aiaas.cli.smokeoptions import KnownGateway, known_of, read_metrics, read_names, read_size
 from aiaas.errors import EnvironmentFault, UsageError
 from aiaas.smoke.run import NAMES
@@ -44,6 +45,15 @@ def test_a_config_tells_its_port_its_bounds_and_its_metrics() -> None:
     """Of the gateway on this machine."""
     path = config("server: {port: 1234, max_body_size: 2KiB}\nmonitoring: {metrics_port: 9191}\n")
     assert known_of(None, [path]) == KnownGateway("http://127.0.0.1:1234", 2048, True, True, "http://127.0.0.1:9191")
+
+
+def test_a_path_prefix_is_part_of_the_url() -> None:
+    """On this machine and in the cluster; a URL that is given stays as it is."""
+    path = config("server: {port: 1234, path_prefix: /llm}\n")
+    assert known_of(None, path).url == default_url(path) == "http://127.0.0.1:1234/llm"
+    assert known_of("https://h", path).url == "https://h"
+    path = config("server: {path_prefix: /llm}\nkubernetes: {host: api.example.com}\n")
+    assert known_of(None, path).url == "https://api.example.com/llm"
 
 
 def test_a_host_of_the_cluster_is_the_url() -> None:

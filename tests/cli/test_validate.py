@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from aiaas.cli.main import run
+from tests.certificate import authority_until
 
 VALID = "backends:\n  vllm:\n    url: http://vllm:8000\n    models: [m, alias]\n"
 OVERRIDES = ("VLLM_BACKEND_URL", "VLLM_TIMEOUT", "VLLM_MAX_RETRIES", "LOG_LEVEL", "PROMETHEUS_PORT", "AIAAS_CONFIG")
@@ -230,11 +231,52 @@ def test_in_a_cluster_the_pair_may_be_missing_here(capsys: pytest.CaptureFixture
     assert "warning AIA406 server.tls: tls.crt does not exist" in capsys.readouterr().out
 
 
+SECURE = "backends:\n  s:\n    url: https://vllm.models:8443\n    models: [m]\n    tls: {ca_file: ca.pem}\n"
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: None, "error AIA406 backends.s.tls.ca_file: ca.pem does not exist"),
+        (lambda: Path("ca.pem").write_text("x"), "error AIA406 backends.s.tls.ca_file: ca.pem does not contain"),
+        (lambda: Path("ca.pem").mkdir(), "error AIA406 backends.s.tls.ca_file: ca.pem cannot be read"),
+        (
+            lambda: authority_until(datetime(2021, 2, 3, tzinfo=UTC), Path()),
+            "warning AIA407 backends.s.tls.ca_file: the authority in ca.pem expired on 2021-02-03",
+        ),
+        (lambda: authority_until(datetime(2999, 2, 3, tzinfo=UTC), Path()), ""),
+    ],
+    ids=["missing", "not PEM", "a folder", "expired", "good"],
+)
+def test_authorities_of_a_backend_are_read(
+    made: Callable[[], bytes | None], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gateway would not start, or would not connect."""
+    write(SECURE)
+    if isinstance(pem := made(), bytes):
+        Path("ca.pem").write_bytes(pem)
+    assert run(["validate"]) == (1 if words.startswith("error") else 0)
+    out = capsys.readouterr().out
+    assert words in out
+    assert out.count("\n") == (1 if words else 0)
+
+
+def test_in_a_cluster_authorities_come_from_an_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """There the file may be missing here, and with --deployed nobody looks."""
+    authorities = "kubernetes: {host: api.example.com, image: 'x:1', authorities: {config_map: company}}\n"
+    write(SECURE + authorities)
+    assert run(["validate"]) == 0
+    assert "warning AIA406 backends.s.tls.ca_file: ca.pem does not exist" in capsys.readouterr().out
+    Path("ca.pem").write_text("not read")
+    assert run(["validate", "--deployed"]) == 0
+    assert "ca_file" not in capsys.readouterr().out
+
+
 def test_an_authority_of_the_store_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     """A gateway would not start with it either."""
     write(VALID + 'rate_limit:\n  store: "rediss://redis:6379?ssl_ca_certs=ca.pem"\n')
     assert run(["validate"]) == 1
-    words = "ca.pem does not hold PEM certificates: No such file or directory"
+    words = "ca.pem does not exist"
     assert capsys.readouterr().out == f"aiaas.yaml:6:10: error AIA406 rate_limit.store: {words}\n"
 
 

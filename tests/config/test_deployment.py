@@ -61,7 +61,24 @@ def warnings_of(text: str, env: dict[str, str] | None = None) -> list[str]:
         pytest.param(
             with_kubernetes() + "rate_limit: {store: 'rediss://r:6379/0?ssl_ca_certs=ca.pem'}\n",
             "rate_limit.store: ca.pem is not mounted",
+            id="authorities of the store",
+        ),
+        pytest.param(
+            with_kubernetes() + "rate_limit: {store: 'rediss://r/0?ssl_certfile=/c.pem&ssl_keyfile=k.pem'}\n",
+            "rate_limit.store: k.pem is not mounted",
             id="a file of the store",
+        ),
+        pytest.param(
+            "backends: {a: {url: 'https://a', models: [m], tls: {ca_file: certs/ca.pem}}}\nkubernetes: {host: a.b}\n",
+            "backends.a.tls.ca_file: certs/ca.pem is not mounted into the pod; name the ConfigMap or Secret with the "
+            "entry ca.pem in kubernetes.authorities",
+            id="authorities of a backend",
+        ),
+        pytest.param(
+            "backends: {a: {url: 'https://a', models: [m], tls: {ca_file: our ca.pem}}}\n"
+            "kubernetes: {host: a.b, authorities: {secret: company}}\n",
+            "backends.a.tls.ca_file: our ca.pem cannot be the name of an entry",
+            id="authorities that no entry can be named after",
         ),
         pytest.param(
             "backends: {a: {url: 'http://${HOST}', models: [m]}}\nkubernetes: {host: a.b}\n",

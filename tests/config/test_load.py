@@ -101,7 +101,7 @@ def with_value(path: tuple[str, ...], value: Any) -> tuple[str, str]:
                 node.pop("url", None)
             if part == "cors":
                 node[name].setdefault("allow_origins", ["*"])
-            if part == "tls":
+            if part == "tls" and path[0] == "server":
                 node[name] |= {key: "f" for key in ("cert_file", "key_file") if key not in node[name]}
             if part == "*" and path[index - 1] == "env":
                 node[name].setdefault("secret", "f")

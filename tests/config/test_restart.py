@@ -78,7 +78,7 @@ FULL: dict[str, Any] = {
     "monitoring": {"traces": {"endpoint": "http://otel:4318", "headers": {"x-scope": "a"}}},
     "backends": {
         "a": {
-            "url": "http://a:1",
+            "url": "https://a:1",
             "models": [{"name": "m", "max_output_tokens": 9}],
             "api_key_env": "KEY",
             "isolate_cache": "key",
@@ -98,6 +98,7 @@ OTHER_VALUES: dict[str, Any] = {
     "server.body_total_timeout": "77s",
     "server.resume_memory": "7MiB",
     "server.min_body_rate": "7KiB",
+    "server.path_prefix": "/llm",
     "server.max_header_size": "16KiB",
     "server.header_timeout": "3s",
     "server.body_timeout": "3s",
@@ -146,6 +147,8 @@ OTHER_VALUES: dict[str, Any] = {
     "kubernetes.replicas.max": 7,
     "backends.a.enabled": False,
     "backends.a.url": "http://b:1",
+    "backends.a.tls.ca_file": "ca.pem",
+    "backends.a.tls.server_name": "vllm",
     "backends.a.timeout": "7s",
     "backends.a.total_timeout": "700s",
     "backends.a.connect_timeout": "7s",
@@ -213,6 +216,7 @@ def test_every_field_that_is_used_is_tried_below() -> None:
     tried = {starred(field) for field in OTHER_VALUES}
     used = {field for field in ALL if kind_of(field) in ("reloads", "restarts")}
     sections = {"server", "server.cors", "server.tls", "backends.*.fair", "backends.*.queue", "backends.*.health"}
+    sections.add("backends.*.tls")
     rules = {name for name in used if name.startswith("request.fields") and name.endswith(".max")}
     rules.add("request.fields_by_class")
     assert sorted(used - tried - sections - rules) == [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from aiaas.config.values import Count, Duration, Flag, PositiveDuration, amount_of
+from aiaas.config.values import Count, Duration, Flag, PathPrefix, PositiveDuration, amount_of
 
 
 def read(kind: Any, value: object) -> object:
@@ -58,3 +58,33 @@ def test_a_quantity_is_an_amount(quantity: str, amount: float) -> None:
     assert amount_of(quantity) == amount
     with pytest.raises(ValueError, match="not a Kubernetes quantity"):
         amount_of(f"{quantity}x")
+
+
+@pytest.mark.parametrize("text", ["/llm", "/team-a/llm_2", "/~x.y", "/v1beta", "/healthy"])
+def test_a_path_prefix_stays_as_written(text: str) -> None:
+    """Segments of the characters that no client encodes."""
+    assert read(PathPrefix, text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *(
+            (text, "must be a path such as /llm")
+            for text in ("", "/", "llm", "/llm/", "/a//b", "/a/../b", "/.", "/a b")
+        ),
+        *(
+            (text, "must be a path such as /llm")
+            for text in ("/a%2Fb", "/\u00fc", "/llm?x", "/llm#x", "/llm\n", "//host")
+        ),
+        *((text, "must not contain /v1") for text in ("/v1", "/llm/v1", "/v1/models/x")),
+        *(
+            (text, "which is a path of the gateway itself")
+            for text in ("/health", "/ready/x", "/score", "/v2", "/metrics")
+        ),
+    ],
+)
+def test_a_path_prefix_that_would_mislead_is_refused(text: str, words: str) -> None:
+    """It cannot be compared byte by byte, or takes the place of a path that is served."""
+    with pytest.raises(ValidationError, match=words):
+        read(PathPrefix, text)

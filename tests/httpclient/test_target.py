@@ -71,7 +71,7 @@ def test_certificates_are_verified_unless_told_otherwise() -> None:
 def test_a_file_without_certificates_is_said(tmp_path: Path) -> None:
     """And a missing file too."""
     (tmp_path / "ca.pem").write_text("hello")
-    for name, message in (("ca.pem", "does not contain readable certificates"), ("no.pem", "No such file")):
+    for name, message in (("ca.pem", "does not contain certificates in PEM"), ("no.pem", "does not exist")):
         with pytest.raises(EnvironmentFault, match=message):
             parse_target("https://h", ca=tmp_path / name)
 

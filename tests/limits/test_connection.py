@@ -335,10 +335,10 @@ def test_tls_trusts_the_system_unless_told_otherwise() -> None:
     context = tls_context(RedisUrl((StorePlace("r", 1),), 0, True))
     assert context is not None
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
-    with pytest.raises(StoreTlsError, match=r"/nowhere\.pem does not hold PEM certificates: No such file"):
-        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, ca_file="/nowhere.pem"))
+    with pytest.raises(StoreTlsError, match=r"/nowhere\.pem does not exist"):
+        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, ca_file=Path("/nowhere.pem")))
     with pytest.raises(StoreTlsError, match=r"/c\.pem and /k\.pem are not a certificate and its key"):
-        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, cert_file="/c.pem", key_file="/k.pem"))
+        tls_context(RedisUrl((StorePlace("r", 1),), 0, True, cert_file=Path("/c.pem"), key_file=Path("/k.pem")))
 
 
 async def test_tls_with_a_private_authority_and_a_client_certificate(tmp_path: Path) -> None:
@@ -355,6 +355,6 @@ async def test_tls_with_a_private_authority_and_a_client_certificate(tmp_path: P
     files = f"ssl_ca_certs={tmp_path}/ca.pem&ssl_certfile={tmp_path}/cert.pem&ssl_keyfile={tmp_path}/key.pem"
     async with connected(echo, query=f"?{files}", tls=context) as connection:
         assert await connection.call("ECHO", "sealed") == b"sealed"
-    with pytest.raises(StoreAwayError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(StoreAwayError, match=r"self-signed .*; name a file with its authority: \?ssl_ca_certs=FILE"):
         async with connected(echo, query="", tls=context):
             pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from aiaas.limits.redis_url import RedisUrl, StorePlace, parse_redis_url
@@ -29,7 +31,7 @@ from aiaas.limits.redis_url import RedisUrl, StorePlace, parse_redis_url
         pytest.param("redis://:@r", RedisUrl((StorePlace("r", 6379),), 0, False), id="empty password"),
         pytest.param(
             "rediss://r?ssl_ca_certs=ca.pem&ssl_certfile=c.pem&ssl_keyfile=k.pem",
-            RedisUrl((StorePlace("r", 6379),), 0, True, None, None, "ca.pem", "c.pem", "k.pem"),
+            RedisUrl((StorePlace("r", 6379),), 0, True, None, None, Path("ca.pem"), Path("c.pem"), Path("k.pem")),
             id="files",
         ),
         pytest.param(
@@ -46,7 +48,7 @@ from aiaas.limits.redis_url import RedisUrl, StorePlace, parse_redis_url
         ),
         pytest.param(
             "valkeys+cluster://a/0?ssl_ca_certs=ca.pem",
-            RedisUrl((StorePlace("a", 6379),), 0, True, ca_file="ca.pem", kind="cluster"),
+            RedisUrl((StorePlace("a", 6379),), 0, True, ca_file=Path("ca.pem"), kind="cluster"),
             id="cluster, TLS",
         ),
         pytest.param(

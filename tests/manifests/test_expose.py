@@ -70,6 +70,24 @@ def test_served_paths_are_routed_each_as_it_is() -> None:
     ]
 
 
+def test_a_path_prefix_is_in_front_of_each_path() -> None:
+    """The ingress and the route leave it in the path; the kubelet's probes do not have it."""
+    text = MINIMAL.replace("models: [m]", "models: [m], endpoints: [/v1/completions, /tokenize]")
+    text += "server: {path_prefix: /llm}\n"
+    paths = one(text, "Ingress")["spec"]["rules"][0]["http"]["paths"]
+    assert [(path["path"], path["pathType"]) for path in paths] == [
+        ("/llm/v1", "Prefix"),
+        ("/llm/tokenize", "Exact"),
+        ("/llm/health", "Exact"),
+    ]
+    container = one(text, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    matches = one(with_kubernetes(**GATEWAY) + "server: {path_prefix: /llm}\n", "HTTPRoute")["spec"]["rules"][0][
+        "matches"
+    ]
+    assert matches[0] == {"path": {"type": "PathPrefix", "value": "/llm/v1"}}
+
+
 def test_a_route_attaches_to_a_listener_of_the_gateway() -> None:
     """Parent, listener, host and paths; no bound on a whole request, or streams would be cut."""
     spec = one(with_kubernetes(**GATEWAY), "HTTPRoute")["spec"]

@@ -66,7 +66,7 @@ rate_limit: {store: "rediss+sentinel://:${PASSWORD}@s:7000/n/2?ssl_ca_certs=ca.p
     limits = plan.limits
     assert limits.store == "rediss+sentinel://s:7000/n/2"
     assert limits.store_url is not None
-    assert (limits.store_url.password, limits.store_url.ca_file) == ("hunter1", "conf/ca.pem")
+    assert (limits.store_url.password, limits.store_url.ca_file) == ("hunter1", Path("conf/ca.pem"))
     assert limits.store_url.sentinel_password == "hunter1"
     assert "hunter" not in repr(plan)
     assert "hunter" not in repr(canonical(plan))
@@ -95,7 +95,7 @@ def test_a_stores_files_lie_beside_the_config() -> None:
     text = MINIMAL + "rate_limit: {store: 'rediss://r?ssl_certfile=a.crt&ssl_keyfile=a.key', on_store_failure: deny}\n"
     limits = plan_of(text, source=Path("conf/aiaas.yaml")).limits
     assert limits.store_url is not None
-    assert (limits.store_url.cert_file, limits.store_url.key_file) == ("conf/a.crt", "conf/a.key")
+    assert (limits.store_url.cert_file, limits.store_url.key_file) == (Path("conf/a.crt"), Path("conf/a.key"))
     assert (limits.enabled, limits.on_store_failure) == (True, "deny")
     memory = plan_of(MINIMAL + "rate_limit: {on_store_failure: deny}\n").limits
     assert (memory.store, memory.on_store_failure) == ("memory", "deny")

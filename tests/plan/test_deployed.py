@@ -12,7 +12,7 @@ from aiaas.config.write import to_yaml
 from aiaas.plan.compile import compile_plan
 from aiaas.plan.deployed import deployed_form
 from aiaas.plan.kubernetes import plan_of_text
-from aiaas.plan.model import Plan
+from aiaas.plan.model import Plan, TrustPlan
 
 CASES = [
     path
@@ -119,3 +119,32 @@ def test_a_higher_maximum_of_replicas_rolls_no_pod() -> None:
     shared = "rate_limit: {store: 'redis://r'}\n"
     assert form_with(9, shared) == form_with(10, shared) == form_with(16, shared) != form_with(17, shared)
     assert form_with(2, "") == form_with(100, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "mounted"),
+    [
+        ("certs/ca.pem", "/etc/aiaas/authorities/ca.pem"),
+        ("/etc/ssl/company.pem", "/etc/ssl/company.pem"),
+        ("${CA}", "/run/company.pem"),
+    ],
+    ids=["beside the config", "in the image", "a variable"],
+)
+def test_authorities_are_where_they_are_mounted(written: str, mounted: str) -> None:
+    """Of backends and of a store; the rest of the store's address, with its variable, stays as it is."""
+    text = (
+        f"backends:\n  a: {{url: 'https://e:8000', models: [x], tls: {{ca_file: '{written}', server_name: e.i}}}}\n"
+        f"  b: {{url: 'https://f:8000', models: [y]}}\n"
+        "rate_limit:\n"
+        f"  store: 'rediss://:${{PASSWORD}}@r/0?ssl_ca_certs={written}&ssl_certfile=/c&ssl_keyfile=/k'\n"
+    )
+    env = {"PASSWORD": "p/w", "CA": "/run/company.pem"}
+    plan, form = deployed(text, env, {})
+    there = plan_of_text(form, env)
+    assert there.digest == plan.digest
+    assert there.backends[0].endpoints[0].trust == TrustPlan(Path(mounted), "e.i", "backends.a.tls")
+    assert there.backends[1].endpoints[0].trust == TrustPlan(None, None, "backends.b.tls")
+    store = there.limits.store_url
+    assert store is not None
+    assert (store.password, store.ca_file, store.cert_file) == ("p/w", Path(mounted), Path("/c"))
+    assert "${PASSWORD}" in form

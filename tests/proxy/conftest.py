@@ -46,6 +46,7 @@ from aiaas.plan.compile import compile_plan
 from aiaas.plan.model import Plan
 from aiaas.proxy.client.door import Door
 from aiaas.proxy.client.open_side import OpenSide
+from aiaas.proxy.client.path_prefix import PrefixedPaths
 from aiaas.proxy.client.refusal import ConnectionLimits
 from aiaas.proxy.client.tls import open_tls
 from aiaas.proxy.gateway import Gateway
@@ -208,7 +209,7 @@ def let_in(gateway: Gateway) -> tuple[OpenSide, Door, int]:
     """Let clients in, on a free port of 127.0.0.1, which comes last."""
     server = gateway.active.plan.server
     limits = ConnectionLimits(server.header_timeout, server.max_header_size)
-    open_side = OpenSide(gateway.handle, limits, gateway.incidents)
+    open_side = OpenSide(gateway.handle, limits, gateway.incidents, PrefixedPaths(server.path_prefix))
     listener = socket.create_server(("127.0.0.1", 0))
     door = Door(listener, open_side, gateway.places, gateway.incidents, open_tls(server.tls), server.header_timeout)
     door.open()

@@ -106,5 +106,5 @@ def test_memory_needs_no_store_and_bad_files_are_reported() -> None:
     log = JsonLog(lambda _lines: None, lambda: 0.0, "info")
     assert shared_store(plan_of(config_of(["http://vllm"], {}, {})).limits, log) is None
     limits = {"store": "rediss://redis?ssl_ca_certs=/nowhere/ca.pem"}
-    with pytest.raises(EnvironmentFault, match=r"rate_limit\.store: /nowhere/ca\.pem does not hold PEM certificates"):
+    with pytest.raises(EnvironmentFault, match=r"rate_limit\.store: /nowhere/ca\.pem does not exist"):
         shared_store(plan_of(config_of(["http://vllm"], {}, {"rate_limit": limits})).limits, log)

@@ -14,6 +14,7 @@ import pytest
 import trustme
 import yaml
 
+from aiaas.errors import EnvironmentFault
 from aiaas.keys.records import render_records
 from aiaas.keys.ring import EMPTY_RING, KeyRing
 from aiaas.keys.verifier import Verifier
@@ -207,7 +208,7 @@ async def test_the_keys_of_another_file_come_first(folder: Path) -> None:
 
 
 async def test_all_files_are_watched(folder: Path) -> None:
-    """SIGHUP wakes all."""
+    """Config, keys and authorities always, certificate and key where there are; SIGHUP wakes all."""
     certificate, key = self_signed(folder)
     tls = {"cert_file": certificate.name, "key_file": key.name}
     site = Reloading(folder, BASE | {"server": {"tls": tls}})
@@ -321,6 +322,82 @@ async def test_without_tls_there_is_nothing_to_follow(folder: Path) -> None:
     site = Reloading(folder, BASE)
     await site.reloader.reload_tls()
     assert (site.logged(), site.reloads("tls")) == ([], {})
+
+
+# -- authorities of backends ---------------------------------------------------------------------------------------
+
+
+def trusting(file: str) -> dict[str, Any]:
+    """A config whose backend is verified with that file."""
+    backend = {"url": "https://a:1", "models": ["m"], "tls": {"ca_file": file}}
+    return {"backends": {"a": backend}}
+
+
+async def test_authorities_are_read_at_the_start_and_when_they_change(folder: Path) -> None:
+    """A broken file leaves the last ones in force."""
+    file = folder / "ca.pem"
+    file.write_bytes(trustme.CA().cert_pem.bytes())
+    site = Reloading(folder, trusting("ca.pem"))
+    await site.reloader.begin_authorities()
+    first = site.gateway.tls.made[file]
+    file.write_bytes((new := trustme.CA()).cert_pem.bytes())
+    tasks = [asyncio.create_task(watch.run()) for watch in site.reloader.watches()]
+    site.reloader.wake()
+    async with asyncio.timeout(10):
+        while site.gateway.tls.made[file] is first:
+            await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    (line,) = [line for line in site.logged() if line["event"] == "authorities_reloaded"]
+    assert line["file"] == str(file)
+    assert site.gateway.tls.made[file].get_ca_certs(binary_form=True) == [
+        ssl.PEM_cert_to_DER_cert(new.cert_pem.bytes().decode())
+    ]
+    kept = site.gateway.tls.made[file]
+    file.write_text("broken")
+    await site.reloader.reload_authorities()
+    (line,) = site.logged()
+    error = f"backends.a.tls.ca_file: {file} does not contain certificates in PEM"
+    assert (line["event"], line["level"], line["error"]) == ("authorities_not_reloaded", "error", error)
+    assert site.gateway.tls.made[file] is kept
+    assert site.reloads("authorities") == {"success": 1, "failure": 1}
+
+
+async def test_a_gateway_does_not_start_with_broken_authorities(folder: Path) -> None:
+    """The message names the field and the file."""
+    site = Reloading(folder, trusting("ca.pem"))
+    with pytest.raises(EnvironmentFault, match=r"cannot use backends\.a\.tls\.ca_file: .*/ca\.pem does not exist"):
+        await site.reloader.begin_authorities()
+
+
+async def test_a_config_with_broken_authorities_is_refused(folder: Path) -> None:
+    """Its backend would fail every request; with the file the config is put in force, and the file is watched."""
+    site = Reloading(folder, BASE)
+    (line,) = await site.reload(trusting("ca.pem"))
+    assert line["event"] == "config_not_reloaded"
+    assert line["error"].startswith(f"backends.a.tls.ca_file: {folder}/ca.pem does not exist; fix it")
+    assert site.plans == []
+    (folder / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    assert events(await site.reload(trusting("ca.pem"))) == ["authorities_reloaded", "config_reloaded"]
+    assert len(site.plans) == 1
+    await site.reloader.reload_authorities()
+    assert events(site.logged()) == ["authorities_reloaded"]
+    (folder / "ca.pem").write_text("broken")  # its last good content is still there
+    assert events(await site.reload(trusting("ca.pem") | {"server": {"heartbeat": "3s"}})) == ["config_reloaded"]
+    await site.reloader.reload_authorities()
+    assert 'aiaas_reload_ok{what="authorities"} 0.0' in site.metrics.expose().decode()
+    site.logged()
+    assert events(await site.reload(BASE)) == ["config_reloaded"]
+    assert 'aiaas_reload_ok{what="authorities"} 1.0' in site.metrics.expose().decode()
+
+
+async def test_without_authorities_there_is_nothing_to_read(folder: Path) -> None:
+    """Neither a line nor a count."""
+    site = Reloading(folder, BASE)
+    await site.reloader.begin_authorities()
+    await site.reloader.reload_authorities()
+    assert (site.logged(), site.reloads("authorities")) == ([], {})
 
 
 # -- what waits for a restart ----------------------------------------------------------------------------------------

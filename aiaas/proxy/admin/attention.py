@@ -18,7 +18,7 @@ CERTIFICATE_SOON: Final = 14 * 86_400.0
 CERTIFICATE_ENDS: Final = 7 * 86_400.0  # and from which `aiaas status` fails
 DESCRIPTORS_SHARE: Final = 0.8
 LAG: Final = 0.25  # seconds, p99 since the start: a stall that a reader of a stream sees
-_READ: Final = {"config": "config", "keys": "key file", "tls": "certificate"}
+_READ: Final = {"config": "config", "keys": "key file", "tls": "certificate", "authorities": "file of authorities"}
 _WITHOUT_STORE: Final = {
     "local": "each gateway counts alone",
     "allow": "nothing is limited",

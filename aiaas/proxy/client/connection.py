@@ -88,7 +88,7 @@ class ClientConnection(BaseProtocol):
         super().__init__(loop)
         self.loop = loop
         self._side = side
-        self._incoming = Incoming(self, loop, side.limits.max_header_size)
+        self._incoming = Incoming(self, loop, side.limits.max_header_size, side.prefix)
         self._parser = self._incoming.parser
         self._queue: list[tuple[RawRequestMessage, StreamReader] | Exception] = []  # short: a deque takes 700 bytes
         self._request: HttpRequest | None = None
@@ -262,7 +262,7 @@ class ClientConnection(BaseProtocol):
             return
         if self._parser is not None:
             self._parser.message_consumed()
-        self._serve(request_of(*got))
+        self._serve(request_of(*got, self._incoming.prefix))
 
     def _serve(self, request: HttpRequest) -> None:
         self.begun, self.extra = False, b""

@@ -150,16 +150,16 @@ def require_method(request: HttpRequest, allowed: tuple[str, ...]) -> None:
         raise method_not_allowed(allowed)
 
 
-def not_found(path: str) -> ClientError:
+def not_found(path: str, prefix: str = "") -> ClientError:
     """404 for a path that is not served: one that no backend offers, one that a client made of a wrong base URL, or any
-    other one."""
+    other one. `prefix` is the one in front of all paths."""
     if path in paths.GENERATE or paths.is_models_path(path):
         return not_offered(path)
     if path.startswith(f"{paths.RESPONSES}/"):
         message = "Responses are not stored here, since an engine has one store for the answers of all keys."
         return ClientError(404, "not_found", message)
     meant = paths.meant(path)
-    hint = "" if meant is None else f" Did you mean {meant}? Check the client's base URL."
+    hint = "" if meant is None else f" Did you mean {prefix}{meant}? Check the client's base URL."
     return ClientError(404, "not_found", f"There is nothing at this path.{hint}")
 
 

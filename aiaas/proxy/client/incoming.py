@@ -19,6 +19,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from aiaas.errors import EnvironmentFault
 from aiaas.proxy.client.head import HEAD_END, Head
+from aiaas.proxy.client.path_prefix import NO_PREFIX, PrefixedPaths
 from aiaas.proxy.client.plain import plain_request
 from aiaas.proxy.client.refusal import MAX_HEADERS
 
@@ -58,12 +59,11 @@ class HttpRequest(msgspec.Struct):
         return None if length is None else int(length)
 
 
-def request_of(message: RawRequestMessage, content: StreamReader) -> HttpRequest:
-    """The request that the parser has read."""
+def request_of(message: RawRequestMessage, content: StreamReader, prefix: PrefixedPaths = NO_PREFIX) -> HttpRequest:
+    """The request that the parser has read, its path without the prefix."""
     keep_alive = not message.should_close
-    return HttpRequest(
-        message.method, message.path, message.headers, content, version=message.version, keep_alive=keep_alive
-    )
+    path = prefix.strip(message.path) if prefix.text else message.path
+    return HttpRequest(message.method, path, message.headers, content, version=message.version, keep_alive=keep_alive)
 
 
 def require_c_parser() -> None:
@@ -80,6 +80,7 @@ def require_c_parser() -> None:
 class Incoming:
     """The messages of one connection.
 
+    prefix       in front of the paths of its requests
     parser       aiohttp's; None once nothing is read any more
     head         the present one, while it is not whole
     body         of the message that came last, while it is not whole
@@ -88,9 +89,15 @@ class Incoming:
     left         bytes until the next message begins; below 0 once that is unknown
     """
 
-    __slots__ = ("_last", "body", "body_broken", "head", "left", "parser", "surplus")
+    __slots__ = ("_first_lines", "_last", "body", "body_broken", "head", "left", "parser", "prefix", "surplus")
 
-    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, max_header_size: int) -> None:
+    def __init__(
+        self,
+        protocol: BaseProtocol,
+        loop: asyncio.AbstractEventLoop,
+        max_header_size: int,
+        prefix: PrefixedPaths = NO_PREFIX,
+    ) -> None:
         self.parser: HttpRequestParser | None = HttpRequestParser(
             protocol,
             loop,
@@ -101,6 +108,8 @@ class Incoming:
             auto_decompress=False,
             max_msg_queue_size=_ONE,
         )
+        self.prefix = prefix
+        self._first_lines = prefix.lines
         self.head = Head(max_header_size)
         self.body: StreamReader = EMPTY_PAYLOAD
         self.body_broken = False
@@ -113,7 +122,7 @@ class Incoming:
         called."""
         if self.left or self._last or self.parser is None:
             return None
-        found = plain_request(read, self.head.most)
+        found = plain_request(read, self.head.most, self._first_lines)
         if found is None:
             return None
         path, headers, body = found

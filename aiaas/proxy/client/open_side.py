@@ -9,6 +9,7 @@ from typing import Any
 from aiaas.proxy.client.connection import ClientConnection
 from aiaas.proxy.client.hooks import Hooks
 from aiaas.proxy.client.incoming import HttpRequest
+from aiaas.proxy.client.path_prefix import NO_PREFIX, PrefixedPaths
 from aiaas.proxy.client.places import Guest
 from aiaas.proxy.client.refusal import ConnectionLimits
 
@@ -19,10 +20,14 @@ class OpenSide:
     """Makes the connections of one port, and closes them.
 
     handle  answers a request, and returns whether its connection stays open
+    prefix  in front of all paths
     """
 
-    def __init__(self, handle: Handle, limits: ConnectionLimits, hooks: Hooks) -> None:
+    def __init__(
+        self, handle: Handle, limits: ConnectionLimits, hooks: Hooks, prefix: PrefixedPaths = NO_PREFIX
+    ) -> None:
         self.handle = handle
+        self.prefix = prefix
         self.limits = limits
         self.hooks = hooks
         self._open: dict[ClientConnection, None] = {}

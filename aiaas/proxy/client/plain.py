@@ -6,7 +6,7 @@ choice, and the parser reads all others. `tests/proxy/client/test_plain.py` comp
 
 A plain request is one read, from its first byte to the last byte of its body:
 
-    POST, a path of the API as the gateway spells it, HTTP/1.1
+    POST, a path of the API as the gateway spells it, maybe behind the prefix, HTTP/1.1
     lines of `Name: value`, each ending with CR LF: a name of letters, digits and hyphens, one space, a value of
     printable ASCII without a space at its ends; no name twice
     a Host, which the caller checks; a Content-Length, in digits, that is the body's
@@ -17,12 +17,11 @@ A plain request is one read, from its first byte to the last byte of its body:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
-from aiaas.openai import paths
 from aiaas.proxy.client.refusal import MAX_HEADERS
 
-_LINES: Final = {f"POST {path} HTTP/1.1".encode(): path for path in paths.GENERATE}
 _FIELD: Final = re.compile(r"(?m)^([A-Za-z0-9-]+): (?! )([ -~]+)(?<! )\r\n")
 # Headers that decide where a message ends or what follows it, that ask for an answer before the body, or that the
 # parser refuses.
@@ -31,16 +30,17 @@ DECIDING: Final = frozenset(
 )
 
 
-def plain_request(read: bytes, most: int) -> tuple[str, dict[str, str], bytes] | None:
+def plain_request(read: bytes, most: int, first_lines: Mapping[bytes, str]) -> tuple[str, dict[str, str], bytes] | None:
     """The path, the headers by name in lower case, and the body of a plain request; None for any other read.
 
-    most  bytes that the head may have
+    most         bytes that the head may have
+    first_lines  the first line of a plain request -> its path (`PrefixedPaths.lines`)
     """
     if read[:5] != b"POST ":
         return None
     head, found, body = read.partition(b"\r\n\r\n")
     line, _, rest = head.partition(b"\r\n")
-    path = _LINES.get(line)
+    path = first_lines.get(line)
     if path is None or not found or len(head) + len(found) > most or not rest.isascii():
         return None
     lines = rest.decode() + "\r\n"

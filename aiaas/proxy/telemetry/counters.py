@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from aiaas.plan.model import Plan
 from aiaas.proxy.telemetry.record import Phase, Record, Resumption
 
-What = Literal["config", "keys", "tls"]
+What = Literal["config", "keys", "tls", "authorities"]
 # The phases in which the engine works for a request.
 WORKING: Final = ("waiting", "streaming")
 # The error codes of an answer that its client ended; not a fault of the service.

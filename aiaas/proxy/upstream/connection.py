@@ -30,12 +30,11 @@ from enum import Enum
 from functools import partial
 from typing import Protocol, cast
 
-from aiaas.httpclient.mismatch import tls_fault
 from aiaas.httpclient.reader import NOT_HTTP, SHORT_CHUNK, SIZE_LINES, AnswerReader
 from aiaas.plan.model import EndpointPlan
 from aiaas.proxy.client.answers import HeaderList
 from aiaas.proxy.client.liveness import watch_upstream
-from aiaas.proxy.upstream.dial import ClientTls, Dialer, why_unresolved
+from aiaas.proxy.upstream.dial import ClientTls, Dialer, why_distrusted, why_unresolved
 from aiaas.proxy.upstream.usual import usual_answer
 
 IDLE_LIMIT = 4.0  # vLLM closes a connection 5.0 s after its last answer
@@ -356,7 +355,7 @@ class Pool:
         if isinstance(error, TimeoutError):
             return Failure(FailureKind.CONNECT, f"no connection within {self.connect_timeout:g} s")
         if isinstance(error, ssl.SSLError):
-            return Failure(FailureKind.CONNECT, tls_fault(error))
+            return Failure(FailureKind.CONNECT, why_distrusted(error, self.endpoint.trust))
         if isinstance(error, ConnectionRefusedError):
             return Failure(FailureKind.CONNECT, "connection refused", refused=True)
         kind = FailureKind.NO_RESOURCES if getattr(error, "errno", None) in _OUR_OWN_LACK else FailureKind.CONNECT

@@ -13,14 +13,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+from aiaas.authorities import UNKNOWN_AUTHORITY, AuthoritiesError, trusting
 from aiaas.config.address import is_address
-from aiaas.plan.model import EndpointPlan
+from aiaas.httpclient.mismatch import tls_fault
+from aiaas.plan.model import EndpointPlan, TrustPlan
 from aiaas.proxy.client.handler import result_by
 
 AVOIDED: Final = 30.0
+# X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH (OpenSSL, x509_vfy.h).
+_OTHER_NAME: Final = frozenset({62, 64})
 
 # The IP addresses of (host, port). Raises OSError or UnicodeError where it has none.
 Resolve = Callable[[str, int], Coroutine[Any, Any, Sequence[str]]]
@@ -41,29 +46,63 @@ def why_unresolved(error: OSError | UnicodeError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-class ClientTls:
-    """The context of all https endpoints. Reading the machine's authorities takes 20 ms, so one is made, in a thread,
-    when the first connection needs it; `made` from then on."""
+def why_distrusted(error: ssl.SSLError, trust: TrustPlan) -> str:
+    """The reason why a TLS handshake failed, and which field of the config may be the cause."""
+    fault = tls_fault(error)
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return fault
+    field = f"{trust.section}.ca_file" if trust.section else "SSL_CERT_FILE"
+    if error.verify_code in UNKNOWN_AUTHORITY and trust.ca_file is not None:
+        return f"{fault}; {field} ({trust.ca_file}) does not have that authority"
+    if error.verify_code in UNKNOWN_AUTHORITY:
+        return f"{fault}; name a file with that authority's certificate in {field}"
+    if error.verify_code in _OTHER_NAME and trust.section:
+        return f"{fault}; if it is the right server, write a name of its certificate into {trust.section}.server_name"
+    return fault
 
-    def __init__(self, make: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
+
+class ClientTls:
+    """The contexts of all https endpoints, by the file of their authorities; None: the machine's authorities.
+
+    Reading those takes 20 ms, so a context is made once, in a thread, when the first connection needs it; it is in
+    `made` from then on. Connections that are open keep the context that they began with.
+    """
+
+    def __init__(self, make: Callable[[Path | None], ssl.SSLContext] = trusting) -> None:
         self._make = make
         self._lock = asyncio.Lock()
-        self.made: ssl.SSLContext | None = None
+        self.made: dict[Path | None, ssl.SSLContext] = {}
 
-    async def context(self) -> ssl.SSLContext:
+    async def context(self, ca_file: Path | None) -> ssl.SSLContext:
         """The context. Raises OSError where the authorities cannot be read; the next call tries again."""
         async with self._lock:
-            if self.made is None:
-                self.made = await asyncio.get_running_loop().run_in_executor(None, self._make)
-            return self.made
+            if ca_file not in self.made:
+                self.made[ca_file] = await self._read(ca_file)
+            return self.made[ca_file]
+
+    async def read(self, ca_files: Mapping[Path, str]) -> Mapping[Path, str]:
+        """Read these files now, and use them for new connections (`Plan.ca_files`). Returns the errors, each with the
+        field that names the file; the last good authorities of such a file stay."""
+        errors = {}
+        async with self._lock:  # without the lock an older reading could be put in force last
+            for ca_file, section in ca_files.items():
+                try:
+                    self.made[ca_file] = await self._read(ca_file)
+                except AuthoritiesError as error:
+                    errors[ca_file] = f"{section}.ca_file: {error}"
+        return errors
+
+    async def _read(self, ca_file: Path | None) -> ssl.SSLContext:
+        return await asyncio.get_running_loop().run_in_executor(None, self._make, ca_file)
 
 
 class Dialer:
-    """The way to one endpoint. `addresses` are the known ones, empty before the first answer."""
+    """The way to one endpoint. `addresses` are the known ones, empty before the first answer. `trust` may change."""
 
     def __init__(self, endpoint: EndpointPlan, tls: ClientTls, resolve: Resolve = addresses_of) -> None:
         self._host, self._port = endpoint.host, endpoint.port
         self._tls = tls if endpoint.tls else None
+        self.trust = endpoint.trust
         self._resolve = resolve
         self._asking: asyncio.Task[Sequence[str]] | None = None
         self._avoided: dict[str, float] = {}  # address -> the loop's time until which it comes last
@@ -74,10 +113,10 @@ class Dialer:
         ConnectionRefusedError among them) or UnicodeError."""
         loop = asyncio.get_running_loop()
         known: Sequence[str] = self.addresses
-        context = None if self._tls is None else self._tls.made
+        context = None if self._tls is None else self._tls.made.get(self.trust.ca_file)
         if not known or (context is None and self._tls is not None):
             known, context = await result_by(until, self._prepared())
-        name = None if context is None else self._host
+        name = None if context is None else self.trust.server_name or self._host
         addresses = known if len(known) == 1 else self._in_order(known, loop.time())
         failure: OSError | None = None
         for index, address in enumerate(addresses):
@@ -97,7 +136,7 @@ class Dialer:
         raise failure
 
     async def _prepared(self) -> tuple[Sequence[str], ssl.SSLContext | None]:
-        context = None if self._tls is None else await self._tls.context()
+        context = None if self._tls is None else await self._tls.context(self.trust.ca_file)
         return self.addresses or await self._ask(), context
 
     def found(self, addresses: Sequence[str]) -> bool:

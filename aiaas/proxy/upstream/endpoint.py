@@ -135,6 +135,9 @@ class EndpointState:
         self.most_pending = backend.plan.max_pending_prefill
         if plan.drain != self.draining:
             self.since = time.time()
+        if plan.trust != self.pool.dialer.trust:  # verify the server again
+            self.pool.dialer.trust = plan.trust
+            self.pool.drop_idle()
         self.plan = self.pool.endpoint = plan
         self.up = self.healthy and not plan.drain
         self.number = number_of(plan.url.encode())

@@ -17,6 +17,7 @@ from aiaas.keys.model import KeyRecord
 from aiaas.keys.records import render_records
 from aiaas.plan.model import Plan
 from aiaas.proxy.reread import OfferEngines, reread
+from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.watch import FileWatch
 
 ConfigTexts = tuple[str, ...]
@@ -65,6 +66,8 @@ class Baseline:
         Raises EnvironmentFault if the config has become invalid in the meantime, or if the key file cannot be used, so
         that the error is reported once and not by each worker.
         """
+        if errors := await ClientTls().read(self.plan.ca_files):
+            raise EnvironmentFault(f"cannot use {'; '.join(errors.values())}")
         await self._read_config()
         if not self.before:  # the config became invalid, or its ports and engines changed while they are being started
             raise EnvironmentFault(f"{config_name(self.files)} was changed while it was read; start again")
@@ -89,6 +92,8 @@ class Baseline:
         reading = await reread(self.files, self._env, self.plan.config, self._offer, texts)
         if reading.plan is None:
             return
+        if await ClientTls().read(reading.plan.ca_files_beside(self.plan)):
+            return  # the workers reject such a config, too (`Reloader`)
         auth = reading.plan.auth
         if auth != self.plan.auth:
             self._key_watch.follow((auth.keys_file,))

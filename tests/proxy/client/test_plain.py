@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aiaas.proxy.client.head import Head
 from aiaas.proxy.client.incoming import HttpRequest, Incoming, request_of
+from aiaas.proxy.client.path_prefix import NO_PREFIX
 from aiaas.proxy.client.plain import DECIDING, plain_request
 from aiaas.proxy.client.refusal import MAX_HEADERS
 
@@ -58,7 +59,7 @@ def parsed(read: bytes) -> tuple[HttpRequest, bytes] | None:
 
 def agrees(read: bytes) -> bool:
     """Whether `read` is plain; then the parser reads the same of it, and nothing else."""
-    plain = plain_request(read, MOST)
+    plain = plain_request(read, MOST, NO_PREFIX.lines)
     if plain is None or not Head(MOST).has_valid_host(plain[1]):
         return False
     path, headers, body = plain
@@ -149,7 +150,7 @@ def test_requests_of_usual_clients_are_plain(more: list[bytes]) -> None:
 )
 def test_any_other_request_is_left_to_the_parser(read: bytes) -> None:
     """It alone decides, and refuses, what readers could see differently."""
-    assert plain_request(read, MOST) is None
+    assert plain_request(read, MOST, NO_PREFIX.lines) is None
 
 
 @pytest.mark.parametrize(

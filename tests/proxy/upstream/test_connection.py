@@ -833,7 +833,7 @@ async def test_untrusted_certificate(secure_vllm: FakeVllm) -> None:
     failure = await with_pauses(Pool(endpoint(secure_vllm.port, tls=True), 2.0).connect())
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CONNECT
-    assert "its certificate does not verify: self" in failure.detail
+    assert "its certificate does not verify: signed by an unknown authority, self" in failure.detail
 
 
 async def test_certificate_of_another_host(

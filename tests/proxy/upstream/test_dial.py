@@ -8,18 +8,23 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 
-from aiaas.plan.model import EndpointPlan
+from aiaas.plan.model import EndpointPlan, TrustPlan
 from aiaas.proxy.client.handler import with_pauses
-from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of
+from aiaas.proxy.upstream.dial import AVOIDED, ClientTls, Dialer, addresses_of, why_distrusted
 from tests.certificate import self_signed
 from tests.fakes.vllm import FakeVllm
 from tests.ports import silent_port
 from tests.proxy.conftest import StartFake
 from tests.waiting import until
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def plan(port: int, host: str = "vllm.test", *, tls: bool = False) -> EndpointPlan:
@@ -209,12 +214,12 @@ async def test_one_context_is_made_in_a_thread() -> None:
     """However many endpoints need the context at once."""
     threads: list[threading.Thread] = []
 
-    def make() -> ssl.SSLContext:
+    def make(_ca_file: Path | None) -> ssl.SSLContext:
         threads.append(threading.current_thread())
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     tls = ClientTls(make)
-    contexts = await asyncio.gather(*[tls.context() for _ in range(20)], tls.context())
+    contexts = await asyncio.gather(*[tls.context(None) for _ in range(20)], tls.context(None))
     assert len(threads) == len(set(contexts)) == 1
     assert threads[0] is not threading.current_thread()
 
@@ -223,7 +228,7 @@ async def test_a_context_that_failed_is_made_again() -> None:
     """The reason is passed on, and not remembered."""
     outcomes: list[Exception | ssl.SSLContext] = [OSError("no descriptors"), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)]
 
-    def make() -> ssl.SSLContext:
+    def make(_ca_file: Path | None) -> ssl.SSLContext:
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -231,8 +236,8 @@ async def test_a_context_that_failed_is_made_again() -> None:
 
     tls = ClientTls(make)
     with pytest.raises(OSError, match="no descriptors"):
-        await tls.context()
-    assert isinstance(await tls.context(), ssl.SSLContext)
+        await tls.context(None)
+    assert isinstance(await tls.context(None), ssl.SSLContext)
 
 
 async def test_the_certificate_is_checked_against_the_name(tmp_path: Path, fake_vllms: StartFake) -> None:
@@ -241,7 +246,7 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path, fake_
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate, key)
     fake = await fake_vllms(server)
-    trusting = ClientTls(lambda: ssl.create_default_context(cafile=str(certificate)))
+    trusting = ClientTls(lambda _: ssl.create_default_context(cafile=str(certificate)))
     dialer = Dialer(plan(fake.port, tls=True), trusting, Script(["127.0.0.1"]))
     assert await peer(dialer) == "127.0.0.1"
     other = Dialer(plan(fake.port, "127.0.0.1", tls=True), trusting)
@@ -266,3 +271,94 @@ async def test_a_look_up_that_nobody_waits_for_fails_in_silence() -> None:
     await asyncio.sleep(0)
     gc.collect()
     assert told == []
+
+
+# -- authorities of backends ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    """A private authority."""
+    return trustme.CA()
+
+
+async def secure(fakes: StartFake, authority: trustme.CA, name: str, ends: datetime | None = None) -> FakeVllm:
+    """A scripted endpoint with a certificate for `name` from that authority."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name, not_before=LONG_AGO if ends else None, not_after=ends).configure_cert(context)
+    return await fakes(context)
+
+
+def trusted_in(folder: Path, *authorities: trustme.CA) -> Path:
+    """A file with these authorities."""
+    file = folder / "ca.pem"
+    file.write_bytes(b"".join(each.cert_pem.bytes() for each in authorities))
+    return file
+
+
+def dialer_to(fake: FakeVllm, tls: ClientTls, trust: TrustPlan) -> Dialer:
+    """A dialer to it by its address."""
+    return Dialer(replace(plan(fake.port, "127.0.0.1", tls=True), trust=trust), tls)
+
+
+async def why_not(dialer: Dialer) -> str:
+    """The reason for the log why there is no connection."""
+    with pytest.raises(ssl.SSLError) as error:
+        await peer(dialer)
+    return why_distrusted(error.value, dialer.trust)
+
+
+async def test_a_backend_of_a_private_authority(authority: trustme.CA, tmp_path: Path, fake_vllms: StartFake) -> None:
+    """Its file is the only way in, and nobody else's."""
+    fake = await secure(fake_vllms, authority, "127.0.0.1")
+    tls, file = ClientTls(), trusted_in(tmp_path, authority)
+    assert await peer(dialer_to(fake, tls, TrustPlan(file, section="backends.a.tls"))) == "127.0.0.1"
+    unknown = "its certificate does not verify: signed by an unknown authority, "
+    why = await why_not(dialer_to(fake, tls, TrustPlan(section="backends.b.tls")))
+    assert why.startswith(unknown)
+    assert why.endswith("; name a file with that authority's certificate in backends.b.tls.ca_file")
+    (tmp_path / "other").mkdir()
+    other = trusted_in(tmp_path / "other", trustme.CA())
+    why = await why_not(dialer_to(fake, tls, TrustPlan(other, section="backends.c.tls")))
+    assert why.startswith(unknown)
+    assert why.endswith(f"; backends.c.tls.ca_file ({other}) does not have that authority")
+
+
+async def test_a_certificate_of_another_name(authority: trustme.CA, tmp_path: Path, fake_vllms: StartFake) -> None:
+    """`server_name` is the name that it must have, whatever the address."""
+    fake = await secure(fake_vllms, authority, "vllm.internal")
+    tls, trust = ClientTls(), TrustPlan(trusted_in(tmp_path, authority), section="backends.a.tls")
+    why = await why_not(dialer_to(fake, tls, trust))
+    assert "IP address mismatch" in why
+    assert why.endswith("write a name of its certificate into backends.a.tls.server_name")
+    why = await why_not(dialer_to(fake, tls, replace(trust, server_name="other.internal")))
+    assert "Hostname mismatch" in why
+    assert await peer(dialer_to(fake, tls, replace(trust, server_name="vllm.internal"))) == "127.0.0.1"
+
+
+async def test_an_expired_certificate_is_named(authority: trustme.CA, tmp_path: Path, fake_vllms: StartFake) -> None:
+    """Another authority would not help."""
+    fake = await secure(fake_vllms, authority, "127.0.0.1", LONG_AGO + timedelta(days=1))
+    trust = TrustPlan(trusted_in(tmp_path, authority), section="backends.a.tls")
+    assert await why_not(dialer_to(fake, ClientTls(), trust)) == (
+        "its certificate does not verify: certificate has expired"
+    )
+
+
+async def test_a_file_that_is_read_again_counts_from_then_on(
+    authority: trustme.CA, tmp_path: Path, fake_vllms: StartFake
+) -> None:
+    """For new connections; with a broken file the last authorities stay."""
+    fake = await secure(fake_vllms, authority, "127.0.0.1")
+    tls, file = ClientTls(), trusted_in(tmp_path, trustme.CA())
+    dialer = dialer_to(fake, tls, TrustPlan(file))
+    await why_not(dialer)
+    trusted_in(tmp_path, authority)
+    await why_not(dialer)  # nobody has read it
+    assert await tls.read({file: "backends.a.tls"}) == {}
+    assert await peer(dialer) == "127.0.0.1"
+    file.write_text("-----BEGIN")
+    assert await tls.read({file: "backends.a.tls"}) == {
+        file: f"backends.a.tls.ca_file: {file} does not contain certificates in PEM"
+    }
+    assert await peer(dialer) == "127.0.0.1"

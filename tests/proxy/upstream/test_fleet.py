@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +25,9 @@ from aiaas.proxy.upstream.dial import ClientTls
 from aiaas.proxy.upstream.endpoint import EndpointState
 from aiaas.proxy.upstream.fleet import Fleet
 from aiaas.proxy.upstream.waiter import Demand, Grant, Waiter
+from tests.certificate import self_signed
 from tests.fakes.vllm import DONE, LAST_CHUNK, STREAM_HEAD, FakeVllm, Send, Wait, chunk, error_answer, token_event
-from tests.proxy.conftest import Raw, Running, StartGateway, config_of, plan_of
+from tests.proxy.conftest import Raw, Running, StartFake, StartGateway, config_of, plan_of
 from tests.waiting import until
 
 X, Y, Z = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
@@ -571,7 +573,7 @@ async def test_all_https_endpoints_share_one_context() -> None:
     """A reload makes none, and the first connection of all has it made in a thread, so no stream stands still."""
     made_in: list[threading.Thread] = []
 
-    def make() -> ssl.SSLContext:
+    def make(_ca_file: Path | None) -> ssl.SSLContext:
         made_in.append(threading.current_thread())
         return ssl.create_default_context()
 
@@ -586,6 +588,30 @@ async def test_all_https_endpoints_share_one_context() -> None:
     assert all(isinstance(failure, Failure) and failure.refused for failure in failures)
     assert len(made_in) == 1
     assert made_in[0] is not threading.current_thread()
+
+
+async def test_another_trust_begins_with_new_connections(fake_vllms: StartFake, tmp_path: Path) -> None:
+    """A reload that changes whom an address has to be drops its idle connections; another change keeps them."""
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    fake = await fake_vllms(context)
+    fleet = Fleet(JsonLog(lambda _: True, lambda: 0.0, "debug"), Metrics(), ClientTls())
+    site = {"url": fake.url.replace("http:", "https:"), "tls": {"ca_file": str(certificate)}}
+    fleet.follow(plans(a=site))
+    [endpoint] = fleet.backends["a"].endpoints
+    connection = await with_pauses(endpoint.pool.connect())
+    assert not isinstance(connection, Failure)
+    endpoint.pool.give_back(connection)
+    fleet.follow(plans(a=site | {"timeout": "9s"}))
+    assert connection.is_open()
+    fleet.follow(plans(a=site | {"tls": {"ca_file": str(certificate), "server_name": "other"}}))
+    assert not connection.is_open()
+    assert [endpoint] == list(fleet.backends["a"].endpoints)
+    failure = await with_pauses(endpoint.pool.connect())
+    assert isinstance(failure, Failure)
+    assert "Hostname mismatch" in failure.detail
+    fleet.close()
 
 
 # -- real sockets --------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from aiaas.proxy.upstream.connection import Failure, FailureKind
 from aiaas.proxy.upstream.forward import RETRY_AFTER_MOST, longest_backoff, pause_before
 from aiaas.proxy.upstream.refusals import failure_error
 from aiaas.proxy.upstream.waiter import Waiter
+from tests.certificate import self_signed
 from tests.fakes.vllm import (
     BUSY,
     DONE,
@@ -158,6 +161,28 @@ async def test_comes_up_between_attempts(fake_vllm: FakeVllm, gateway: Any) -> N
     assert running.metric('aiaas_retries_total{reason="busy"}') == 1
     line = running.log_lines()[-1]
     assert (line["status"], line["error_code"], line["retries"]) == (200, None, 1)
+
+
+async def test_distrusted_backend_is_explained_in_the_log_alone(fake_vllms: Any, gateway: Any, tmp_path: Path) -> None:
+    """The client does not learn of authorities; with the right one the same backend answers."""
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    fake = await fake_vllms(context)
+    url, once = fake.url.replace("http:", "https:"), {"max_retries": 0, "health": {"unhealthy_after": 1}}
+    running = await gateway(url, backend=once)
+    got = await (await running.client()).post(CHAT)
+    assert (got.status, got.json["error"]["code"]) == (503, "no_healthy_backend")
+    assert b"certificate" not in got.body
+    assert b"tls" not in got.body
+    (line,) = running.log_lines("endpoint_down")
+    assert line["reason"] == (
+        "its certificate does not verify: signed by an unknown authority, self-signed certificate; name a file with "
+        "that authority's certificate in backends.vllm.tls.ca_file"
+    )
+    fake.play(*FINE)
+    running = await gateway(url, backend=once | {"tls": {"ca_file": str(certificate)}})
+    assert (await (await running.client()).post(CHAT)).json == {"fine": True}
 
 
 # -- idle connections ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from aiaas.errors import EnvironmentFault
 from aiaas.keys.records import parse_records, render_records
@@ -275,3 +276,18 @@ async def test_overlays_are_kept_with_their_config(tmp_path: Path) -> None:
     await baseline._read_config()
     assert baseline.config == (OTHER, "request: {max_choices: 4}\n")
     assert baseline.plan.request.max_choices == 4
+
+
+async def test_a_config_with_broken_authorities_is_not_kept(tmp_path: Path) -> None:
+    """At the start it is refused with its field; later the workers keep the config before, and so does this."""
+    verified = CONFIG.replace("http:", "https:").replace("[m]", "[m], tls: {ca_file: ca.pem}")
+    (tmp_path / "keys.yaml").write_text(render_records([new_key("alice").record]))
+    with pytest.raises(EnvironmentFault, match=r"cannot use backends\.vllm\.tls\.ca_file: .*ca\.pem does not exist"):
+        await begun(tmp_path, verified)
+    made = await begun(tmp_path)
+    made.source.write_text(verified)
+    await made._read_config()
+    assert made.config == CONFIG
+    (tmp_path / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    await made._read_config()
+    assert made.config == verified
