@@ -172,7 +172,7 @@ def _store_files(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
                 yield codes.NOT_DEPLOYABLE, "error", ("rate_limit", "store"), message
 
 
-def _authority_files(config: Config) -> Iterator[tuple[Path, PurePosixPath]]:
+def authority_files(config: Config) -> Iterator[tuple[Path, PurePosixPath]]:
     """The files of authorities that the config names, each with its field."""
     for name, backend in config.backends.items():
         if backend.enabled and backend.tls.ca_file is not None:
@@ -184,7 +184,7 @@ def _authority_files(config: Config) -> Iterator[tuple[Path, PurePosixPath]]:
 
 def _authorities(config: Config, _needed: frozenset[str]) -> Iterator[Finding]:
     given = config.kubernetes.authorities
-    for path, file in _authority_files(config):
+    for path, file in authority_files(config):
         if not file.is_absolute() and given is None:
             message = (
                 f"{file} is not mounted into the pod; name the ConfigMap or Secret with the entry {file.name} in "

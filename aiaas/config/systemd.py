@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Final
 
 from aiaas.config import codes
 from aiaas.config.address import is_address, is_loopback
 from aiaas.config.check import placed
 from aiaas.config.crosslayer import MACHINE_RULES
+from aiaas.config.deployment import authority_files
 from aiaas.config.environment import names_in
 from aiaas.config.load import Loaded
 from aiaas.config.model import Config
@@ -38,13 +40,16 @@ def _host(config: Config) -> Iterator[Finding]:
         yield codes.WRONG_VALUE, "error", ("server", "host"), message
 
 
-def _store_files(config: Config) -> Iterator[Finding]:
+def _files(config: Config) -> Iterator[Finding]:
+    named = list(authority_files(config))
     with suppress(ValueError):  # "memory", or an address that check.py reports
         store = parse_redis_url(config.rate_limit.store)
-        for file in filter(None, (store.ca_file, store.cert_file, store.key_file)):
-            if not file.is_absolute():
-                message = f"{file} is relative, and the config moves to another folder; write its absolute path"
-                yield codes.NOT_DEPLOYABLE, "error", ("rate_limit", "store"), message
+        own = [file for file in (store.cert_file, store.key_file) if file is not None]
+        named += [(("rate_limit", "store"), PurePosixPath(file)) for file in own]
+    for path, file in named:
+        if not file.is_absolute():
+            message = f"{file} is relative, and the config moves to another folder; write its absolute path"
+            yield codes.NOT_DEPLOYABLE, "error", path, message
 
 
 def _engine_values(loaded: Loaded) -> Iterator[Finding]:
@@ -59,4 +64,4 @@ def _engine_values(loaded: Loaded) -> Iterator[Finding]:
                 yield codes.NOT_DEPLOYABLE, "error", ("backends", name, "engine", "env", variable), message
 
 
-SYSTEMD_RULES: Final[tuple[SystemdRule, ...]] = (*MACHINE_RULES, _host, _store_files)
+SYSTEMD_RULES: Final[tuple[SystemdRule, ...]] = (*MACHINE_RULES, _host, _files)

@@ -37,9 +37,9 @@ def _files(plan: ComposePlan) -> Iterator[str]:
         yield f"put the Hugging Face token into the file secrets/{token}"
     store = plan.gateway.limits.store_url
     named = [] if store is None else [store.ca_file, store.cert_file, store.key_file]
-    for file in map(Path, filter(None, named)):
+    for file in sorted(map(Path, filter(None, (*named, *plan.gateway.ca_files)))):
         if file.is_relative_to(CONFIG_FOLDER):
-            yield f"put {file.relative_to(CONFIG_FOLDER)}, which the store's address names, into config/"
+            yield f"put {file.relative_to(CONFIG_FOLDER)}, which the config names, into config/"
 
 
 def _image(plan: ComposePlan) -> Iterator[str]:

@@ -8,6 +8,7 @@ from aiaas.config.load import load_text
 from aiaas.config.systemd import check_systemd
 
 BACKEND = "backends: {vllm: {url: 'http://192.0.2.7:8000', models: [m]}}\n"
+BACKEND_TLS = "backends: {vllm: {url: 'https://192.0.2.7:8000', models: [m], tls: {ca_file: ca.pem}}}\n"
 
 
 def engine(env: str) -> str:
@@ -25,10 +26,11 @@ def found(text: str) -> list[tuple[str, str]]:
     ("text", "field"),
     [
         (f"server: {{host: gateway.example.com}}\n{BACKEND}", "server.host"),
+        (BACKEND_TLS, "backends.vllm.tls.ca_file"),
         (f"rate_limit: {{store: 'rediss://192.0.2.1/0?ssl_ca_certs=ca.pem'}}\n{BACKEND}", "rate_limit.store"),
         (engine("{A: 'http://x:${A}@y'}"), "backends.vllm.engine.env.A"),
     ],
-    ids=["name as address", "relative file", "part of a value"],
+    ids=["name as address", "relative authorities", "relative file", "part of a value"],
 )
 def test_fault_is_an_error_at_its_field(text: str, field: str) -> None:
     """With nothing else beside it."""

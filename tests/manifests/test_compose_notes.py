@@ -54,7 +54,7 @@ def test_config_without_surprises_has_no_notes() -> None:
         pytest.param(
             BACKEND + HERE + QUIET + "rate_limit: {store: 'rediss://r.data:6379/0?ssl_ca_certs=ca.pem'}\n",
             None,
-            "put ca.pem, which the store's address names, into config/",
+            "put ca.pem, which the config names, into config/",
             id="the store's authority",
         ),
         pytest.param(
