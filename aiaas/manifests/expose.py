@@ -93,16 +93,22 @@ def _ingress_notes(plan: KubernetesPlan) -> Iterator[str]:
             "buffering and redirect to HTTPS; the NetworkPolicy blocks its traffic unless that comes from pods in "
             f"{settings.controller_namespace}"
         )
-    half = "without it, a client that leaves before its first token goes unnoticed, and vLLM generates for nobody"
+    half = "without it, clients that leave before their first token go unnoticed, and vLLM generates for nobody"
     if "haproxytech" in known:
         yield (
-            "ingress controller haproxytech: HAProxy notices a client's leaving only with `abortonclose: enabled` in "
-            f"the Defaults resource that the controller's ConfigMap names (`cr-defaults`); {half}"
+            "ingress controller haproxytech: HAProxy notices each client that leaves only with `abortonclose: enabled` "
+            f"in the Defaults resource that the controller's ConfigMap names (`cr-defaults`); {half}"
         )
     if "haproxy-ingress" in known:
         yield (
-            "ingress controller haproxy-ingress: HAProxy notices a client's leaving only with `config-defaults: option "
-            f"abortonclose` in the controller's ConfigMap; {half}"
+            "ingress controller haproxy-ingress: HAProxy notices each client that leaves only with `config-defaults: "
+            f"option abortonclose` in the controller's ConfigMap; {half}"
+        )
+    if "openshift" in known:
+        yield (
+            "ingress controller openshift: the router notices each client that leaves only with "
+            "`closedClientConnectionPolicy: Abort` in the IngressController (since December 2025, in OpenShift 4.18 "
+            f"and later); {half}"
         )
     if "alb" in known and settings.tls:
         yield (

@@ -81,6 +81,12 @@ _HTML: Final = (
 )
 
 
+# Traefik and Envoy answer in plain text where nginx and HAProxy send a page.
+_NO_GATEWAY_STATUSES: Final = (502, 503, 504)
+_NO_GATEWAY: Final = (
+    "the ingress or another proxy reaches no gateway: no gateway pod is ready, its route leads to another port, or a "
+    "NetworkPolicy blocks it"
+)
 _SCHEDULING: Final = (
     "the engine refuses the `priority` that the gateway writes: start it with --scheduling-policy priority, or write "
     "`scheduling: fcfs` in the backend"
@@ -117,8 +123,11 @@ def hint_for(seen: Seen, otherwise: str) -> str:
     error = error_of(seen)
     if seen.status == 413 and error is None:
         return "the ingress or another proxy refuses it first: its body limit is below the gateway's"
-    if "html" in seen.headers.get("content-type", ""):
+    kind = seen.headers.get("content-type", "")
+    if "html" in kind:
         return _HTML
+    if seen.status in _NO_GATEWAY_STATUSES and error is None and "json" not in kind:
+        return _NO_GATEWAY
     if error is not None and (hint := _BY_CODE.get(error[0].removeprefix("user_"))) is not None:
         return hint
     if seen.status == 400 and b"riority" in seen.body:
@@ -136,13 +145,11 @@ def judge_status(seen: Seen, wanted: int, hint: str) -> Verdict:
 
 
 def judge_ready(seen: Seen) -> Verdict:
-    """`/ready`: in rotation, not draining."""
-    hint = (
-        "this gateway is draining or has not loaded a config"
-        if seen.status == 503
-        else "the ingress does not route /ready"
-    )
-    return judge_status(seen, 200, hint)
+    """`/ready`: in rotation, not draining. The gateway itself never answers 404 there; an ingress that does not route
+    it does, as ours do not: it is for the kubelet."""
+    if seen.status == 404:
+        return skipped("the ingress does not route /ready, which is for the kubelet")
+    return judge_status(seen, 200, "this gateway is draining or has not loaded a config")
 
 
 def judge_refusal(seen: Seen, status: int, code: str, hint: str, challenge: bool = False) -> Verdict:

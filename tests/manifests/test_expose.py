@@ -25,6 +25,10 @@ def annotations(text: str) -> Any:
         ("{class: nginx, controller: none}", ["ingress class nginx: aiaas does not know its controller"]),
         ("{class: haproxy}", ["ingress controller haproxytech: ", "ingress controller haproxy-ingress: "]),
         ("{class: haproxy, controller: haproxytech}", ["ingress controller haproxytech: HAProxy notices"]),
+        (
+            "{class: openshift-default}",
+            ["ingress controller openshift: the router notices each client that leaves only"],
+        ),
         ("{class: alb}", ["ingress controller alb: the certificate for api.example.com must exist in ACM"]),
         ("{class: gce}", ["ingress controller gce: the Secret api-router-tls (type kubernetes.io/tls) must exist"]),
         ("{class: nginx}", []),

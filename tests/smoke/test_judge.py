@@ -65,7 +65,14 @@ def test_a_right_answer_passes(verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     ("verdict", "seen", "hint"),
     [
-        pytest.param(judge_ready(HTML), "404: text/html", "an HTML page comes from the ingress", id="ingress"),
+        pytest.param(
+            judge_status(HTML, 200, ""), "404: text/html", "an HTML page comes from the ingress", id="ingress"
+        ),
+        pytest.param(judge_status(Seen(502), 200, ""), "502 with no", "reaches no gateway", id="Traefik's 502"),
+        pytest.param(
+            judge_status(Seen(503, {"content-type": "text/plain"}), 200, ""), "503", "no gateway pod", id="Envoy's 503"
+        ),
+        pytest.param(judge_ready(Seen(503, JSON, b"{}")), "503 with application/json", "draining", id="ready"),
         pytest.param(judge_ready(error(503, None)), "503: No.", "draining", id="draining"),
         pytest.param(
             judge_refusal(error(401, "missing_api_key"), 401, "missing_api_key", "", challenge=True),
@@ -164,6 +171,13 @@ def test_usage_is_that_of_a_whole_answer() -> None:
     assert usage_in(good) == TokenUsage(3, 2)
     assert usage_in(Seen(200, JSON, good.body, "cut")) is None
     assert usage_in(Seen(500, JSON, good.body)) is None
+
+
+def test_ready_is_skipped_where_the_ingress_hides_it() -> None:
+    """As the rendered Ingress does: its 404 tells nothing of the gateway."""
+    verdict = judge_ready(HTML)
+    assert verdict.held is None
+    assert "for the kubelet" in verdict.seen
 
 
 def test_own_413_is_told_from_an_ingresss() -> None:
