@@ -87,7 +87,7 @@ def compose_files(plan: ComposePlan, source: str, keys_text: str | None) -> dict
         files["caddy/Caddyfile"] = origin + caddyfile(plan)
     if plan.gateway.server.tls is not None:
         files["tls/"] = ""
-    if plan.settings.authorities is not None:
+    if plan.authorities:
         files["authorities/"] = ""
     if any(token_of(engine) for engine in plan.engines):
         files["secrets/"] = ""
@@ -196,7 +196,7 @@ def _gateway_mounts(plan: ComposePlan) -> Iterator[Object | str]:
         yield folder("keys", KEYS_FOLDER)
     if plan.gateway.server.tls is not None:
         yield folder("tls", TLS_FOLDER)
-    if plan.settings.authorities is not None:
+    if plan.authorities:
         yield folder("authorities", AUTHORITIES_FOLDER)
     if plan.gateway.monitoring.usage_file is not None:
         yield f"gateway-data:{DATA_FOLDER}"

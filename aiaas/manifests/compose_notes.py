@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from aiaas.config.address import is_address, is_loopback
@@ -31,15 +30,14 @@ def compose_notes(plan: ComposePlan) -> tuple[str, ...]:
 def _files(plan: ComposePlan) -> Iterator[str]:
     if plan.gateway.server.tls is not None:
         yield f"put the certificate chain and its key into tls/, as {TLS_CERT} and {TLS_KEY}; renewed files are noticed"
-    if (given := plan.settings.authorities) is not None:
-        yield f"put the certificate authorities into authorities/, as {given.key}"
+    if plan.authorities:
+        yield f"put the certificate authorities into authorities/, as {', '.join(plan.authorities)}"
     for token in sorted({token for engine in plan.engines if (token := token_of(engine)) is not None}):
         yield f"put the Hugging Face token into the file secrets/{token}"
     store = plan.gateway.limits.store_url
-    named = [] if store is None else [store.ca_file, store.cert_file, store.key_file]
-    for file in sorted(map(Path, filter(None, (*named, *plan.gateway.ca_files)))):
+    for file in () if store is None else filter(None, (store.cert_file, store.key_file)):
         if file.is_relative_to(CONFIG_FOLDER):
-            yield f"put {file.relative_to(CONFIG_FOLDER)}, which the config names, into config/"
+            yield f"put {file.relative_to(CONFIG_FOLDER)}, which the store's address names, into config/"
 
 
 def _image(plan: ComposePlan) -> Iterator[str]:

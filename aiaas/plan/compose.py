@@ -27,7 +27,7 @@ from aiaas.config.model import Config
 from aiaas.config.write import to_yaml
 from aiaas.limits.redis_url import REDIS_PORT
 from aiaas.plan.compile import compile_plan
-from aiaas.plan.deployed import ENGINE_PORT, deployed_form
+from aiaas.plan.deployed import AUTHORITIES_FOLDER, ENGINE_PORT, deployed_form
 from aiaas.plan.kubernetes import EngineDeployment, engine_names, engines_of, plan_of_text, variables_of
 from aiaas.plan.model import Plan
 
@@ -90,6 +90,14 @@ class ComposePlan:
     ingress_timeout: int
     largest_body: int
     grace: int
+
+    @property
+    def authorities(self) -> tuple[str, ...]:
+        """The names of the files that the container finds in the folder `authorities/`, sorted."""
+        store = self.gateway.limits.store_url
+        named = {*self.gateway.ca_files, *(() if store is None or store.ca_file is None else (store.ca_file,))}
+        given = set() if self.settings.authorities is None else {self.settings.authorities.key}
+        return tuple(sorted(given | {file.name for file in named if file.is_relative_to(AUTHORITIES_FOLDER)}))
 
 
 def plan_compose(loaded: Loaded, env: Mapping[str, str], *, domain: str | None) -> ComposePlan:

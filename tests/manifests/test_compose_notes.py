@@ -52,9 +52,21 @@ def test_config_without_surprises_has_no_notes() -> None:
             id="store elsewhere",
         ),
         pytest.param(
+            BACKEND.replace("http:", "https:").replace("[m]", "[m], tls: {ca_file: ca.pem}") + HERE + QUIET,
+            None,
+            "put the certificate authorities into authorities/, as ca.pem",
+            id="a backend's authority",
+        ),
+        pytest.param(
+            BACKEND + HERE + QUIET + "rate_limit: {store: 'rediss://r.data:6379/0?ssl_certfile=a.pem&ssl_keyfile=a.key'}\n",
+            None,
+            "put a.pem, which the store's address names, into config/",
+            id="the store's certificate",
+        ),
+        pytest.param(
             BACKEND + HERE + QUIET + "rate_limit: {store: 'rediss://r.data:6379/0?ssl_ca_certs=ca.pem'}\n",
             None,
-            "put ca.pem, which the config names, into config/",
+            "put the certificate authorities into authorities/, as ca.pem",
             id="the store's authority",
         ),
         pytest.param(

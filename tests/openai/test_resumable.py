@@ -79,7 +79,7 @@ def test_answers_that_go_on(fields: dict[str, Any], cut: dict[str, Any], mode: R
     assert asked.get("seed") is None
 
 
-def test_tokens_of_the_delivered_text_are_the_difference_of_two_prompts() -> None:
+def test_delivered_tokens_are_the_difference_of_two_prompts() -> None:
     """Both have the fields that shape a prompt, and the model's name at the engine."""
     body = request(tools=[{"type": "function"}], chat_template_kwargs={"a": 1}, max_tokens=3)
     rest = continuation(body, cut_of("so far"), "exact")

@@ -209,7 +209,7 @@ async def test_replay_that_differs_ends_with_the_error_event(gateway, replicas):
     assert running.log_lines()[-1]["resume_outcome"] == "differs"
 
 
-async def test_answer_that_took_longer_than_resume_wait_is_not_replayed(gateway, replicas):
+async def test_answer_that_took_too_long_is_not_replayed(gateway, replicas):
     """Its client would wait as long again."""
     go = asyncio.Event()
     replicas[0].play(
@@ -520,7 +520,7 @@ async def test_stream_without_room_for_its_text_is_relayed(gateway, replicas):
     assert running.gateway.fleet.kept.used == 0
 
 
-async def test_stream_that_waits_for_its_rest_does_not_look_like_a_hang(gateway, replicas):
+async def test_wait_for_the_rest_does_not_look_like_a_hang(gateway, replicas):
     """The second engine reads a prompt: the no-byte rule must not take it down with its other streams."""
     replicas[0].play(Send(first(PIECES[:9])), Reset())
     go = asyncio.Event()
@@ -534,7 +534,7 @@ async def test_stream_that_waits_for_its_rest_does_not_look_like_a_hang(gateway,
     assert (await answering).body == whole()
 
 
-async def test_slow_client_of_a_joined_answer_does_not_open_the_breaker(gateway, replicas):
+async def test_slow_client_of_a_joined_answer_opens_no_breaker(gateway, replicas):
     """It says nothing about the engines."""
     replicas[0].play(Send(first(PIECES[:9])), Reset())
     flood = chunk(event({"content": "x" * 60_000}, created=2))
