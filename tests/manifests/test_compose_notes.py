@@ -58,7 +58,10 @@ def test_config_without_surprises_has_no_notes() -> None:
             id="a backend's authority",
         ),
         pytest.param(
-            BACKEND + HERE + QUIET + "rate_limit: {store: 'rediss://r.data:6379/0?ssl_certfile=a.pem&ssl_keyfile=a.key'}\n",
+            BACKEND
+            + HERE
+            + QUIET
+            + "rate_limit: {store: 'rediss://r.data:6379/0?ssl_certfile=a.pem&ssl_keyfile=a.key'}\n",
             None,
             "put a.pem, which the store's address names, into config/",
             id="the store's certificate",

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiaas.errors import UpstreamError
-from aiaas.httpclient.reader import SHORT_CHUNK
 from aiaas.openai import paths
 from aiaas.openai.errors import is_error_event
 from aiaas.openai.joint import DiffersError
@@ -32,7 +31,7 @@ from aiaas.proxy.request.admission import Ticket
 from aiaas.proxy.telemetry.histogram import Tallies
 from aiaas.proxy.upstream.attempt import EVENTS, WHOLE, End, Outcome
 from aiaas.proxy.upstream.connection import Failure, FailureKind, UpstreamConnection
-from aiaas.proxy.upstream.kept import SQUEEZED_AT, KeptMemory, KeptStream
+from aiaas.proxy.upstream.kept import JOINED_AT, KeptMemory, KeptStream
 from aiaas.proxy.upstream.relay import Relay
 from aiaas.proxy.upstream.usage_tap import split_events
 
@@ -83,12 +82,15 @@ class KeptRelay(Relay):
     # -- relaying ---------------------------------------------------------------------------------------------------
 
     def _take_chunk(self, data: bytes, start: int) -> bool:
-        if not super()._take_chunk(data, start):
+        if not Relay._take_chunk(self, data, start):  # super() costs as much again
             return False
         if (kept := self._kept) is not None:
-            fresh = kept.fresh
-            fresh.append(data[start:-2])
-            if len(fresh) >= SQUEEZED_AT and not kept.squeeze():
+            if data.startswith(kept.head, start) and data.endswith(kept.tail) and len(data) - start >= kept.least:
+                fresh = kept.fresh
+                fresh.append(data[start + kept.skip : kept.drop])
+                if len(fresh) >= JOINED_AT and not kept.join():
+                    self._kept = None
+            elif not kept.begin(data[start:-2]):
                 self._kept = None
         return True
 
@@ -127,8 +129,7 @@ class KeptRelay(Relay):
         kept = self._kept
         if kept is None or not self._streaming:
             return
-        kept.fresh.append(data)
-        if (len(kept.fresh) >= SQUEEZED_AT or len(data) > SHORT_CHUNK) and not kept.squeeze():
+        if not all(map(kept.add, split_events(data))):
             self._kept = None
 
     def _stop(self) -> None:
