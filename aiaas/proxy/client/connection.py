@@ -262,7 +262,7 @@ class ClientConnection(BaseProtocol):
             return
         if self._parser is not None:
             self._parser.message_consumed()
-        self._serve(request_of(*got, self._incoming.prefix))
+        self._serve(request_of(got[0], got[1], self._incoming.prefix))
 
     def _serve(self, request: HttpRequest) -> None:
         self.begun, self.extra = False, b""
