@@ -81,27 +81,24 @@ async def go_on(
     relay = client.listener
     assert isinstance(relay, KeptRelay)  # in its gap
     resumption = ticket.record.resumption = Resumption(dead.plan.url)
+    endpoint = None
     try:
         await in_task(client.handler)
-        if relay.is_finished:
+        if relay.in_gap and relay.is_finished:
             relay.finish()
             resumption.outcome = "finished"
-            return relay.outcome, dead
-        try:
+        elif relay.in_gap:
             way = _way(relay, ticket, target, backend)
-        except NotResumableError as error:
-            resumption.outcome, resumption.reason = "not_resumable", str(error)
-            return _given_up(relay), dead
-        resumption.way = way.name
-        endpoint = None
-        try:
+            resumption.way = way.name
             endpoint = await _elsewhere(relay, way, ticket, target, backend, dead, client)
-        except NotResumableError as error:
-            resumption.outcome, resumption.reason = "not_resumable", str(error)
-        if endpoint is None:
-            resumption.outcome = resumption.outcome or "nobody"
-            return (_given_up(relay) if relay.in_gap else relay.outcome), dead
-        return relay.outcome, endpoint
+        if relay.in_gap:
+            resumption.outcome = "nobody"
+            relay.give_up()
+        return relay.outcome, endpoint or dead
+    except NotResumableError as error:
+        resumption.outcome, resumption.reason = "not_resumable", str(error)
+        relay.give_up()
+        return relay.outcome, dead
     finally:
         relay.leave()
         resumption.gap = relay.gap
@@ -117,11 +114,6 @@ def may_move(ticket: Ticket, target: RouteTarget, backend: BackendState, relay: 
         return not relay.is_finished and _way(relay, ticket, target, backend).name == "continue"
     except NotResumableError:
         return False
-
-
-def _given_up(relay: KeptRelay) -> Outcome:
-    relay.give_up()
-    return relay.outcome
 
 
 def _way(relay: KeptRelay, ticket: Ticket, target: RouteTarget, backend: BackendState) -> _Way:
