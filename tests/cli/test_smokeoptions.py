@@ -50,10 +50,10 @@ def test_a_config_tells_its_port_its_bounds_and_its_metrics() -> None:
 def test_a_path_prefix_is_part_of_the_url() -> None:
     """On this machine and in the cluster; a URL that is given stays as it is."""
     path = config("server: {port: 1234, path_prefix: /llm}\n")
-    assert known_of(None, path).url == default_url(path) == "http://127.0.0.1:1234/llm"
-    assert known_of("https://h", path).url == "https://h"
+    assert known_of(None, [path]).url == default_url([path]) == "http://127.0.0.1:1234/llm"
+    assert known_of("https://h", [path]).url == "https://h"
     path = config("server: {path_prefix: /llm}\nkubernetes: {host: api.example.com}\n")
-    assert known_of(None, path).url == "https://api.example.com/llm"
+    assert known_of(None, [path]).url == "https://api.example.com/llm"
 
 
 def test_a_host_of_the_cluster_is_the_url() -> None:

@@ -104,7 +104,8 @@ class Fleet:
             reason=reason,
             streams=len(endpoint.streams),
         )
-        move_streams(endpoint, asyncio.get_running_loop())
+        if endpoint.streams:
+            move_streams(endpoint, asyncio.get_running_loop())
 
     def _show(self, before: set[tuple[str, str]]) -> None:
         """Keep a series in the metrics for each endpoint, and remove those of `before` that are gone."""

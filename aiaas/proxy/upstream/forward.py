@@ -166,7 +166,7 @@ def _lost(outcome: Outcome, ticket: Ticket, backend: BackendState, spent: bool, 
 
 
 def _in_time(ticket: Ticket, at: float) -> bool:
-    return ticket.deadline is None or at < ticket.deadline
+    return at < (math.inf if ticket.deadline is None else ticket.deadline)
 
 
 def _somewhere_up(backends: Sequence[tuple[RouteTarget, BackendState]]) -> bool:

@@ -285,9 +285,9 @@ async def test_a_config_with_broken_authorities_is_not_kept(tmp_path: Path) -> N
     with pytest.raises(EnvironmentFault, match=r"cannot use backends\.vllm\.tls\.ca_file: .*ca\.pem does not exist"):
         await begun(tmp_path, verified)
     made = await begun(tmp_path)
-    made.source.write_text(verified)
+    made.files[0].write_text(verified)
     await made._read_config()
-    assert made.config == CONFIG
+    assert made.config == (CONFIG,)
     (tmp_path / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
     await made._read_config()
-    assert made.config == verified
+    assert made.config == (verified,)
