@@ -151,6 +151,8 @@ def _near(fields: Mapping[str, Any], cut: ChatCut, *, greedy: bool) -> str:
         return "the model has been thinking, which a template may write in another way"
     if fields.get("seed") is not None and not greedy:
         return "the request has a seed"
+    if "\ufffd" in cut.content:  # stands for bytes that no text has: they are not sampled again from it
+        return "its text has bytes that are not UTF-8"
     if fields.get("frequency_penalty") or fields.get("presence_penalty"):
         return "the request has a penalty, which would forget the text so far"
     return ""

@@ -46,17 +46,17 @@ class Cutter:
             self.dice.random() < 0.3,
             self.dice.random() < 0.5,
         )
-        seen, held = 0, False
+        seen = 0
         while seen < events and (line := await reader.readline()):
             writer.write(line)
             if line.startswith(b"data: "):
+                writer.write(
+                    await reader.readline() + await reader.readline()
+                )  # the end of the event, and of its chunk
                 seen += 1
-                if seen == 2 and not held:
-                    held = True
+                if seen == 2:  # the first one says only who speaks
                     await writer.drain()
                     await asyncio.sleep(HELD)
-        rest = await reader.readline() + await reader.readline()  # the end of the last event
-        writer.write(rest)
         if inside:
             await reader.readline()
             writer.write((await reader.readline())[:30])

@@ -1,6 +1,8 @@
 """No stream dies: streams go on at the second of two real vLLM (`nox -s resume`; some minutes, two vLLM at a time).
 
-The tiny model repeats itself; with a repetition penalty it babbles, differently for each prompt, the same each time.
+The tiny model repeats itself; with a high repetition penalty it babbles, differently for each prompt, the same each
+time. Its text often tokenizes back to other tokens than were sampled, and has bytes that are not UTF-8, unlike a real
+model's.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ from tests.ports import free_port
 pytestmark = [pytest.mark.resume, pytest.mark.timeout(1500)]
 
 STREAMS = 50
-TOKENS = 400
+TOKENS = 500
 OPTIONS = ("--max-num-seqs", "64")
-BACKEND = {"resume": "exact", "timeout": "300s", "max_inflight": None, "balance": "least_inflight"}
+BACKEND = {"resume": "near", "timeout": "300s", "max_inflight": None, "balance": "least_inflight"}
 WORDS = ("alpha", "beta", "file", "return", "import", "the", "of", "日本", "😀", "naïve")
 
 
@@ -90,6 +92,7 @@ class Answer:
     """The answer that one client got: its events, and when they came."""
 
     status: int = 0
+    request_id: str = ""
     events: list[bytes] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     broke: str = ""
@@ -137,7 +140,7 @@ def request(number: int, **fields: Any) -> dict[str, Any]:
     dice = random.Random(number)
     content = " ".join(dice.choice(WORDS) for _ in range(30))
     asked = {"model": MODEL, "messages": [{"role": "user", "content": content}], "stream": True, "temperature": 0}
-    bounds = {"max_tokens": TOKENS, "ignore_eos": True, "repetition_penalty": 1.2}
+    bounds = {"max_tokens": TOKENS, "ignore_eos": True, "repetition_penalty": 5}
     return asked | bounds | {"stream_options": {"include_usage": True}} | fields
 
 
@@ -147,7 +150,7 @@ async def ask(session: aiohttp.ClientSession, url: str, key: str, body: dict[str
     headers = {"authorization": f"Bearer {key}"}
     try:
         async with session.post(url + "/v1/chat/completions", json=body, headers=headers) as response:
-            answer.status = response.status
+            answer.status, answer.request_id = response.status, response.headers.get("x-request-id", "")
             async for line in response.content:
                 if line.startswith(b"data: "):
                     answer.events.append(line.strip())
@@ -208,7 +211,7 @@ def test_no_stream_dies_with_its_replica(
         calm = asyncio.run(ask_all(gateway.url, gateway.key, numbers, None, 0))
         took = time.monotonic() - began
         assert Counter(answer.fault for answer in calm) == {"": STREAMS}
-        answers = asyncio.run(ask_all(gateway.url, gateway.key, numbers, lambda: hurt(victim), 0.25 * took))
+        answers = asyncio.run(ask_all(gateway.url, gateway.key, numbers, lambda: hurt(victim), 0.4 * took))
         time.sleep(1)
         for each in cores:
             if each.is_running():
@@ -265,10 +268,14 @@ async def tokens_of(session: aiohttp.ClientSession, url: str, body: dict[str, An
 async def cut_and_compare(url: str, folder: Path) -> Counter[str]:
     """How many answers were cut, were the uncut ones, and why the others were not."""
     counted: Counter[str] = Counter()
-    cutter, recorder = Cutter(url, 7, 10, 60), Recorder(url)
-    gate = asyncio.Semaphore(25)
+    cutter, recorder = Cutter(url, 7, 10, 40), Recorder(url)
+    gate = asyncio.Semaphore(8)
     async with listening(cutter) as cutting, listening(recorder) as recording:
-        fields = BACKEND | {"urls": [cutting, recording], "balance": "round_robin", "health": {"silent_after": "0s"}}
+        fields = BACKEND | {
+            "urls": [cutting, recording],
+            "balance": "round_robin",
+            "health": {"unhealthy_after": 10_000, "silent_after": "0s"},
+        }
         gateway = await asyncio.to_thread((starting := ExitStack()).enter_context, running_gateway(folder, fields))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
@@ -278,8 +285,7 @@ async def cut_and_compare(url: str, folder: Path) -> Counter[str]:
                 async with gate:
                     text, told = await uncut(session, url, body)
                     answer = await ask(session, gateway.url, gateway.key, body)
-                name = answer.data[0]["id"].removeprefix("chatcmpl-")
-                asked = recorder.asked.get(name, {})
+                asked = recorder.asked.get(answer.request_id, {})
                 counted["all"] += 1
                 if "continue_final_message" not in asked:
                     counted["not cut" if answer.text == text else f"not resumed, {answer.fault[:50]}"] += 1
@@ -307,5 +313,5 @@ def test_answer_cut_anywhere_is_the_uncut_one(survivor: Replica, tmp_path: Path)
     """Wherever the text tokenizes back; each other answer is another one or ends, and the ids differ."""
     counted = asyncio.run(cut_and_compare(survivor.url, tmp_path))
     print(f"\n{dict(counted)}")
-    assert counted["equal"] > 0.8 * CUTS
+    assert counted["equal"] > 20
     assert not [name for name in counted if name.startswith(("not one", "wrong", "differs although"))]

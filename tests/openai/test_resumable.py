@@ -45,6 +45,7 @@ def test_bounds_are_what_is_left_of_the_clients_own() -> None:
         pytest.param({"temperature": 1, "seed": 3}, {}, "exact", id="seed"),
         pytest.param({"frequency_penalty": 0.5}, {}, "exact", id="frequency penalty"),
         pytest.param({"presence_penalty": 0.5}, {}, "exact", id="presence penalty"),
+        pytest.param({}, {"content": "a \ufffd b"}, "exact", id="not UTF-8"),
         pytest.param({}, {"reasoning": "hm"}, "exact", id="thinking before content"),
         pytest.param({"temperature": None}, {"content": "a\n"}, "exact", id="blank at the end, sampled"),
     ],
