@@ -111,7 +111,7 @@ class Server(Section):
     the heartbeat off. The default is a quarter of 60 s, the usual idle timeout of ingresses and load balancers."""
 
     resume_memory: Size = 64 * 1024**2
-    """The memory for the text of open streams of backends with `resume`; some 30 KiB for 4,000 tokens. A stream for
+    """The memory for the text of open streams of backends with `resume`; some 40 KiB for 4,000 tokens. A stream for
     which there is no room ends with an error event if its endpoint dies. Each worker has this much."""
 
     drain_timeout: Duration = 300.0

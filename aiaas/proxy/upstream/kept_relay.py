@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiaas.errors import UpstreamError
+from aiaas.httpclient.reader import SHORT_CHUNK
 from aiaas.openai import paths
 from aiaas.openai.errors import is_error_event
 from aiaas.openai.joint import DiffersError
@@ -58,6 +59,16 @@ class KeptRelay(Relay):
     gap      seconds without an event while the stream changed its endpoint; None where it did not
     """
 
+    # Of the class until they are set: with more than 30 attributes of its own (CPython's SHARED_KEYS_MAX_SIZE) each one
+    # of a relay would take many times as long to read.
+    in_gap = False
+    differs = ""
+    gap: float | None = None
+    _withheld = b""
+    _joiner: Joiner | None = None
+    _died: Failure | None = None  # None: the answer ended, with the engine's error event
+    _cut_at = _text_at = 0.0  # the loop's time
+
     def __init__(
         self,
         client: ClientConnection,
@@ -71,13 +82,6 @@ class KeptRelay(Relay):
         super().__init__(client, upstream, ticket, backend, gaps, fingerprints)
         self.may_move: Callable[[KeptRelay], bool] | None = None
         self._kept: KeptStream | None = KeptStream(memory)
-        self._withheld = b""
-        self._joiner: Joiner | None = None
-        self.in_gap = False
-        self._died: Failure | None = None  # None: the answer ended, with the engine's error event
-        self._cut_at = self._text_at = 0.0  # the loop's time
-        self.differs = ""
-        self.gap: float | None = None
 
     # -- relaying ---------------------------------------------------------------------------------------------------
 
@@ -85,12 +89,9 @@ class KeptRelay(Relay):
         if not Relay._take_chunk(self, data, start):  # super() costs as much again
             return False
         if (kept := self._kept) is not None:
-            if data.startswith(kept.head, start) and data.endswith(kept.tail) and len(data) - start >= kept.least:
-                fresh = kept.fresh
-                fresh.append(data[start + kept.skip : kept.drop])
-                if len(fresh) >= JOINED_AT and not kept.join():
-                    self._kept = None
-            elif not kept.begin(data[start:-2]):
+            fresh = kept.fresh
+            fresh.append(data[start:-2])
+            if len(fresh) >= JOINED_AT and not kept.join():
                 self._kept = None
         return True
 
@@ -129,7 +130,8 @@ class KeptRelay(Relay):
         kept = self._kept
         if kept is None or not self._streaming:
             return
-        if not all(map(kept.add, split_events(data))):
+        kept.fresh.append(data)
+        if (len(kept.fresh) >= JOINED_AT or len(data) > SHORT_CHUNK) and not kept.join():
             self._kept = None
 
     def _stop(self) -> None:

@@ -1,4 +1,4 @@
-"""aiaas.proxy.upstream.kept: the text of open streams, within a budget."""
+"""aiaas.proxy.upstream.kept: the text of open streams, packed, within a budget."""
 
 from __future__ import annotations
 
@@ -22,38 +22,35 @@ events = st.one_of(
     ),
     st.builds(lambda text, number: (TYPED % (text, number)).encode(), st.text("ab", max_size=6), st.integers(0, 99)),
     st.binary(min_size=1, max_size=20).map(lambda raw: b"data: " + raw.replace(b"\n", b"") + b"\n\n"),
+    st.just(b": ping\n\n"),
 )
 
 
-def took(kept: KeptStream, event: bytes) -> bool:
-    """As the relay keeps the data of one chunk."""
-    data = event + b"\r\n"
-    if data.startswith(kept.head) and data.endswith(kept.tail) and len(data) >= kept.least:
-        kept.fresh.append(data[kept.skip : kept.drop])
-        return len(kept.fresh) < JOINED_AT or kept.join()
-    return kept.begin(event)
-
-
-@given(st.lists(events, max_size=30), st.lists(st.booleans(), min_size=30, max_size=30))
-def test_every_event_comes_back(stream: list[bytes], by_chunk: list[bool]) -> None:
-    """In order, however they begin and end, and whichever way they came; comments do not."""
+@given(st.lists(st.lists(events, min_size=1, max_size=4).map(b"".join), max_size=30), st.sets(st.integers(0, 29)))
+def test_everything_comes_back(reads: list[bytes], joined: set[int]) -> None:
+    """In order, however the events begin and end, and wherever they were packed."""
     kept = KeptStream(KeptMemory(1 << 20))
-    for event, chunk in zip(stream, by_chunk, strict=False):
-        assert took(kept, event) if chunk else kept.add(event)
-        assert kept.add(b": ping\n\n")
-    assert kept.whole() == b"".join(stream)
+    for number, read in enumerate(reads):
+        kept.fresh.append(read)
+        if number in joined:
+            assert kept.join()
+    assert kept.whole() == b"".join(reads)
 
 
-@pytest.mark.parametrize("by_chunk", [True, False])
-def test_a_stream_of_4000_tokens_takes_little(by_chunk: bool) -> None:
-    """Some 40 KiB, as docs/resume.md says."""
+@pytest.mark.parametrize("spread", [300, 1], ids=["many words", "one word again and again"])
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_a_stream_of_4000_tokens_takes_little(at_once: int, spread: int) -> None:
+    """Less than 48 KiB, as docs/resume.md says, however many events a read has."""
     memory = KeptMemory(1 << 20)
     kept = KeptStream(memory)
     dice = random.Random(1)
-    assert kept.add(b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n')
-    for _ in range(4000):
-        event = (ORDINARY % (0, "content", f" {dice.choice('abcdefgh')}{dice.randrange(300)}")).encode()
-        assert took(kept, event) if by_chunk else kept.add(event)
+    kept.fresh.append(b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n')
+    words = [f" word{dice.randrange(spread)}" for _ in range(4000)]
+    for at in range(0, len(words), at_once):
+        told = [ORDINARY % (0, "content", word) for word in words[at : at + at_once]]
+        kept.fresh.append("".join(told).encode())
+        if len(kept.fresh) >= JOINED_AT:
+            assert kept.join()
     assert memory.used < 48 * 1024
 
 
@@ -62,9 +59,12 @@ def test_a_stream_beyond_the_budget_is_forgotten() -> None:
     memory = KeptMemory(100_000)
     noise = random.Random(1).randbytes
     one, other = KeptStream(memory), KeptStream(memory)
-    assert other.add(b"data: " + noise(40_000))
-    assert one.add(b"data: " + noise(50_000))
-    assert not one.add(b"other: " + noise(50_000))
+    other.fresh.append(noise(40_000))
+    assert other.join()
+    one.fresh.append(noise(50_000))
+    assert one.join()
+    one.fresh.append(noise(50_000))
+    assert not one.join()
     assert one.whole() == b""
     assert 40_000 < memory.used < 41_000
     other.forget()
@@ -74,11 +74,12 @@ def test_a_stream_beyond_the_budget_is_forgotten() -> None:
 def test_one_stream_may_not_take_everything() -> None:
     """Its own bound comes before that of the process."""
     kept = KeptStream(KeptMemory(1 << 30))
-    assert not kept.add(b"x" * (STREAM_MOST + 1))
+    kept.fresh.append(random.Random(1).randbytes(STREAM_MOST + 1))
+    assert not kept.join()
 
 
 def test_text_is_not_in_the_repr() -> None:
     """A crash report must not show what somebody wrote."""
     kept = KeptStream(KeptMemory(1000))
-    assert kept.add(b"data: secret\n\n")
+    kept.fresh.append(b"data: secret\n\n")
     assert "secret" not in repr(kept)
