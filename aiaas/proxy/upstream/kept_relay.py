@@ -59,8 +59,7 @@ class KeptRelay(Relay):
     gap      seconds without an event while the stream changed its endpoint; None where it did not
     """
 
-    # Of the class until they are set: with more than 30 attributes of its own (CPython's SHARED_KEYS_MAX_SIZE) each one
-    # of a relay would take many times as long to read.
+    # Of the class until they are set, which they are for few streams.
     in_gap = False
     differs = ""
     gap: float | None = None
