@@ -97,7 +97,8 @@ async def go_on(
         return relay.outcome, endpoint or dead
     except NotResumableError as error:
         resumption.outcome, resumption.reason = "not_resumable", str(error)
-        relay.give_up()
+        if relay.in_gap:  # else the drain deadline has ended it while the tokens were counted
+            relay.give_up()
         return relay.outcome, dead
     finally:
         relay.leave()
